@@ -1,0 +1,124 @@
+# Every command makes what it needs under .venv/. Nothing else has to be installed but Python 3.11 or
+# later with venv, and pip must reach a package index.
+#
+# .venv/SET/ is a virtual environment with the versions of constraints/SET.txt. Empty files in it are
+# stamps: .python (the environment), .runtime .test .check .bench (dependencies), .package (ABST itself).
+
+PYTHON ?= python3
+TESTS ?= tests
+TRIAL_FLAGS ?=
+BENCH_FLAGS ?=
+FILE ?=
+
+SHELL := /bin/sh
+LATEST := .venv/latest
+TRIAL = $(CURDIR)/.venv/$(SET)/bin/python -m twisted.trial --temp-directory=.venv/$(SET)/_trial_temp
+PIP = .venv/$*/bin/python -m pip --disable-pip-version-check
+CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
+# What a wheel is made of. The list of names is a stamp of its own, so that a removed file counts too.
+PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
+SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed \) 2>/dev/null))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-debian-13 check format bench wheel clean FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(LATEST)/.package ## a realm and two agents send each other a file [FILE=path]
+	@echo "== demo"
+	$(LATEST)/bin/abst demo $(if $(FILE),"$(FILE)")
+
+# The tests run against the checkout, which `python -m` puts first; what they start as processes finds
+# the installed copy, which .package keeps the same.
+test: SET = latest
+test: $(LATEST)/.test $(LATEST)/.package ## every test, on the latest dependencies [TESTS=tests.test_codec]
+	@echo "== tests, constraints/$(SET).txt"
+	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+
+test-debian-13: SET = debian-13
+test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## every test, on Debian 13's versions
+	@echo "== tests, constraints/$(SET).txt"
+	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+
+check: SET = latest
+check: $(LATEST)/.test $(LATEST)/.check $(LATEST)/.package ## format, lint, types, imports, documents
+	@echo "== format and lint"
+	$(LATEST)/bin/ruff format --check .
+	$(LATEST)/bin/ruff check .
+	@echo "== types"
+	$(LATEST)/bin/mypy $(CHECKED)
+	@echo "== imports, documents, news fragments"
+	$(TRIAL) tests.test_imports tests.test_docs tests.test_newsfragments
+	$(LATEST)/bin/towncrier build --draft --version unreleased >/dev/null
+
+format: $(LATEST)/.check ## rewrite the code as `check` wants it
+	$(LATEST)/bin/ruff check --fix .
+	$(LATEST)/bin/ruff format .
+
+bench: $(LATEST)/.bench $(LATEST)/.package ## the realm beside other brokers [BENCH_FLAGS=...]
+	@echo "== benchmarks"
+	$(LATEST)/bin/python -m benchmarks $(BENCH_FLAGS)
+
+wheel: $(LATEST)/.package ## a wheel in dist/
+	@echo "== wheel"
+	$(call copy_sources,latest)
+	$(LATEST)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 \
+	    --wheel-dir dist $(LATEST)/source
+	@ls dist
+
+clean: ## remove everything that these commands made
+	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+# A wheel is built from a fresh copy: setuptools leaves build/ and *.egg-info beside what it builds, and
+# a build/ of yesterday would put removed files into today's wheel.
+define copy_sources
+@rm -rf .venv/$(1)/source && mkdir -p .venv/$(1)/source && cp -R $(PACKAGE_FILES) .venv/$(1)/source/
+endef
+
+# Installs what setup.cfg requires, with the extras named, and not ABST itself.
+define install_requirements
+@echo "== installing dependencies$(if $(1), ($(1))) into .venv/$*"
+@.venv/$*/bin/python -c 'import configparser, sys; c = configparser.ConfigParser(); c.read("setup.cfg"); \
+    print(c["options"]["install_requires"], *map(c["options.extras_require"].get, sys.argv[1:]), sep="\n")' \
+    $(1) > .venv/$*/requirements.txt
+@$(PIP) install --quiet --constraint constraints/$*.txt --requirement .venv/$*/requirements.txt
+@touch $@
+endef
+
+.venv/%/.python: constraints/%.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "ABST needs Python 3.11 or later, and there is no '$(PYTHON)' here. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "ABST needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "== making the virtual environment .venv/$*"
+	@$(PYTHON) -m venv --clear .venv/$* || { \
+	    echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }
+	@$(PIP) install --quiet --constraint $< setuptools
+	@touch $@
+
+.venv/%/.runtime: .venv/%/.python setup.cfg
+	$(call install_requirements,)
+
+.venv/%/.test: .venv/%/.runtime
+	$(call install_requirements,test)
+
+.venv/%/.check: .venv/%/.runtime
+	$(call install_requirements,check)
+
+.venv/%/.bench: .venv/%/.runtime
+	$(call install_requirements,bench)
+
+.venv/%/.package: .venv/%/.runtime .venv/sources.txt setup.py $(SOURCES)
+	@echo "== installing ABST into .venv/$*"
+	$(call copy_sources,$*)
+	@$(PIP) install --quiet --no-deps --no-build-isolation --use-pep517 --force-reinstall .venv/$*/source
+	@touch $@
+
+.venv/sources.txt: FORCE
+	@mkdir -p .venv
+	@printf '%s\n' $(SOURCES) | cmp -s - $@ || printf '%s\n' $(SOURCES) > $@
