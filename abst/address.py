@@ -1,0 +1,87 @@
+"""A realm's address: ``abst://HOST:PORT/?pin=...`` (spec: identity.md, "A realm's address").
+
+Pure: parses and writes addresses; resolves and connects nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from abst.errors import AddressError
+
+DEFAULT_PORT = 42278
+PIN_BYTES = 32
+MAX_ADDRESS_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RealmAddress:
+    """Where a realm listens, and which key it must prove.
+
+    Attributes:
+        host: a host name or an IP address, IPv6 without brackets.
+        port: the TCP port.
+        pin: SHA-256 of the realm's SubjectPublicKeyInfo (32 bytes); None when the realm's
+            certificate is checked against the system's authorities and the host name instead.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    pin: bytes | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> RealmAddress:
+        """Return the address that a text such as ``abst://example.org/?pin=...`` names.
+
+        Raises:
+            AddressError: the text is no such address; the message says what is wrong.
+        """
+        text = text.strip()
+        if len(text) > MAX_ADDRESS_CHARACTERS:
+            raise AddressError("a realm's address is much shorter than this")
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise AddressError(f"{text!r} is no address: {error}") from None
+        if parts.scheme != "abst" or not host:
+            raise AddressError(f"{text!r} is no realm's address: it begins with abst://HOST")
+        if parts.path not in ("", "/") or parts.fragment or parts.username is not None:
+            raise AddressError(f"{text!r} has more than abst://HOST:PORT/?pin=...")
+        if port == 0:
+            raise AddressError(f"{text!r} names port 0: a realm listens on 1-65535")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        unknown = sorted(query.keys() - {"pin"})
+        if unknown:
+            raise AddressError(f"{text!r} has a part that is not known here: {unknown[0]}")
+        pin = _parse_pin(query["pin"]) if "pin" in query else None
+        return cls(host, DEFAULT_PORT if port is None else port, pin)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        query = "" if self.pin is None else "?" + urlencode({"pin": format_pin(self.pin)})
+        return f"abst://{host}:{self.port}/{query}"
+
+
+def pin_of_key(subject_public_key_info: bytes) -> bytes:
+    """Return the pin (32 bytes) of the key whose DER SubjectPublicKeyInfo is given."""
+    return hashlib.sha256(subject_public_key_info).digest()
+
+
+def format_pin(pin: bytes) -> str:
+    """Return a pin as it is written: base64url without padding (RFC 4648, section 5)."""
+    return base64.urlsafe_b64encode(pin).rstrip(b"=").decode("ascii")
+
+
+def _parse_pin(text: str) -> bytes:
+    try:
+        # b64decode drops letters that it does not know, so compare what it read with the text.
+        pin = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if len(pin) == PIN_BYTES and format_pin(pin) == text:
+            return pin
+    except ValueError:
+        pass
+    raise AddressError("the pin is not 43 letters of base64url: copy the whole address again")

@@ -1,0 +1,222 @@
+"""The exceptions that ABST raises, and the table of wire codes.
+
+Owns every error class and every code that may stand in an Error packet (spec: realm.md, "Errors").
+Classes carry data; the sentence a person reads is made from it. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """A wire code: why a packet or a connection was refused. The table below says what each means."""
+
+    # Refused packets; the connection stays.
+    UNKNOWN_PACKET = "unknown_packet"
+    TARGET_ABSENT = "target_absent"
+    QUEUE_FULL = "queue_full"
+    UNDELIVERED = "undelivered"
+    IDENTITY_CONFLICT = "identity_conflict"
+    # Refused connections; the realm closes after saying so.
+    TLS_REQUIRED = "tls_required"
+    WRONG_VERSION = "wrong_version"
+    HELLO_FIRST = "hello_first"
+    HELLO_LATE = "hello_late"
+    WRONG_DEVICE = "wrong_device"
+    WRONG_SOURCE = "wrong_source"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    SILENT = "silent"
+    STALLED = "stalled"
+    REPLACED = "replaced"
+    REALM_FULL = "realm_full"
+    RESTARTING = "restarting"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a wire code tells the one who gets it.
+
+    Attributes:
+        closes: whether the sender of the error closes the connection after it.
+        sentence: what happened, for people.
+        remedy: what to do about it.
+    """
+
+    closes: bool
+    sentence: str
+    remedy: str
+
+
+MEANINGS: dict[Code, Meaning] = {
+    Code.UNKNOWN_PACKET: Meaning(
+        False, "the packet id is not known here", "send only ids that this version offers"
+    ),
+    Code.TARGET_ABSENT: Meaning(
+        False, "the target device is not connected to this realm", "try again when it is back"
+    ),
+    Code.QUEUE_FULL: Meaning(
+        False, "the target reads too slowly and its queue is full", "send less before it answers"
+    ),
+    Code.UNDELIVERED: Meaning(
+        False, "the target went away before it had read this", "send it again when it is back"
+    ),
+    Code.IDENTITY_CONFLICT: Meaning(
+        False,
+        "several machines use this identity and keep replacing each other",
+        "give every machine its own identity: run 'abst init' in a new home on one of them",
+    ),
+    Code.TLS_REQUIRED: Meaning(
+        True, "this port speaks ABST over TLS 1.3", "connect with TLS and ALPN abst-realm/1"
+    ),
+    Code.WRONG_VERSION: Meaning(
+        True, "the protocol version is not spoken here", "update the older of the two programs"
+    ),
+    Code.HELLO_FIRST: Meaning(
+        True, "a packet came before Hello", "send Hello as the first packet"
+    ),
+    Code.HELLO_LATE: Meaning(
+        True, "no Hello came in time", "send Hello as soon as the connection is made"
+    ),
+    Code.WRONG_DEVICE: Meaning(
+        True,
+        "the device ID in Hello is not the one that the certificate proves",
+        "send the ID of the key that the certificate carries",
+    ),
+    Code.WRONG_SOURCE: Meaning(
+        True, "source_device is not the device of this connection", "send your own device ID"
+    ),
+    Code.MALFORMED: Meaning(
+        True, "the bytes are no packet of this protocol", "compare them with the specification"
+    ),
+    Code.TOO_LARGE: Meaning(
+        True, "the packet is larger than the limit", "keep to the limits in Back heartbeat"
+    ),
+    Code.SILENT: Meaning(
+        True, "nothing was heard for too long", "send a heartbeat once each heartbeat_seconds"
+    ),
+    Code.STALLED: Meaning(
+        True, "what was sent to this device was not read for too long", "read what arrives"
+    ),
+    Code.REPLACED: Meaning(
+        True, "a newer connection of the same device took over", "nothing: the newer one is used"
+    ),
+    Code.REALM_FULL: Meaning(
+        True, "the realm has no room for another connection", "come back after retry_after"
+    ),
+    Code.RESTARTING: Meaning(
+        True, "the realm is stopping or starting again", "come back after retry_after"
+    ),
+}
+
+
+class AbstError(Exception):
+    """Something that ABST cannot do; the text is one line that says why."""
+
+
+class RemoteProtocolError(AbstError):
+    """The other side broke the protocol.
+
+    Attributes:
+        code: the wire code that it is told.
+        reason: what was wrong, in words that carry none of the packet's content.
+    """
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class LocalProtocolError(AbstError):
+    """This side asked for something that the protocol does not allow."""
+
+
+class RealmRefusedError(AbstError):
+    """A realm refused a packet or a connection.
+
+    Attributes:
+        code: the wire code, as text, since a newer realm may know more codes than this module.
+        reason: the realm's words.
+        retry_after_seconds: when to try again, or None when the realm did not say.
+        target_device: the 16-byte device ID it is about, or None.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        reason: str = "",
+        retry_after_seconds: float | None = None,
+        target_device: bytes | None = None,
+    ) -> None:
+        super().__init__(explain(code, reason))
+        self.code = code
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        self.target_device = target_device
+
+
+class IdentityError(AbstError):
+    """A key or certificate is missing, unreadable, or not the one that was expected."""
+
+
+class WrongKeyError(IdentityError):
+    """The other side proved another key than the pinned one.
+
+    Attributes:
+        expected: what was pinned, as text.
+        found: what the other side's certificate carries, as text.
+    """
+
+    def __init__(self, who: str, expected: str, found: str) -> None:
+        super().__init__(f"{who} has another key than expected: wanted {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+class AddressError(AbstError):
+    """A realm's address is not of the form abst://HOST:PORT/?pin=..."""
+
+
+class ConfigurationError(AbstError):
+    """A configuration is not usable.
+
+    Attributes:
+        file: the file's path, or a word such as "command line".
+        key: the dotted name of the setting, or None when the file as a whole is meant.
+        reason: what is wrong with it and what would be right.
+    """
+
+    def __init__(self, file: str, key: str | None, reason: str) -> None:
+        super().__init__(f"{file}: {key}: {reason}" if key else f"{file}: {reason}")
+        self.file = file
+        self.key = key
+        self.reason = reason
+
+
+class PeerUnreachableError(AbstError):
+    """A peer cannot be reached now; the text says what was tried."""
+
+
+class NotTrustedError(AbstError):
+    """One of two devices does not trust the other.
+
+    Attributes:
+        theirs: True when it is the other device that does not trust this one.
+    """
+
+    def __init__(self, message: str, *, theirs: bool) -> None:
+        super().__init__(message)
+        self.theirs = theirs
+
+
+def explain(code: str, reason: str = "") -> str:
+    """Return one line for people: the code, what it means, what was said, what to do."""
+    try:
+        meaning = MEANINGS[Code(code)]
+    except ValueError:
+        return f"{code}: {reason}" if reason else code
+    detail = f" ({reason})" if reason and reason != meaning.sentence else ""
+    return f"{code}: {meaning.sentence}{detail}; {meaning.remedy}"
