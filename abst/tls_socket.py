@@ -1,0 +1,473 @@
+"""A server's TLS connection straight on its TCP socket.
+
+Owns the reading and writing of one accepted socket through OpenSSL, without the two memory buffers
+and the copies between them that Twisted's own TLS needs for arbitrary transports: a record is
+read and decrypted by one call, encrypted and written by another, at once and without asking the
+reactor to come back. It speaks for the realm's port alone, where every packet passes. On anything
+that is no TCP socket of a reactor with descriptors, ``TlsAcceptor`` uses Twisted's TLS,
+and the same tests run over both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IProtocol,
+    IReactorFDSet,
+    IReadWriteDescriptor,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from abst.tls import ServerConnectionCreator
+
+READ_BYTES: Final = 16384
+"""The most that one TLS record holds (RFC 8446, 5.1)."""
+
+READS_PER_TURN: Final = 4
+"""How many records one connection may read before others have their turn."""
+
+UNSENT_BYTES: Final = 128 * 1024
+"""How much the kernel may hold unsent: what waits longer waits in our queue, where control
+packets can overtake it and where it is bounded."""
+
+USER_TIMEOUT_MILLISECONDS: Final = 15_000
+
+LINGER_SECONDS: Final = 2.0
+"""How long what still arrives is read and thrown away after the last word has been sent: a socket
+closed with unread bytes resets the connection, and the last word is lost with it."""
+
+TLS_HANDSHAKE_BYTE: Final = b"\x16"
+
+PlainProtocolFactory = Callable[[], IProtocol]
+"""Makes the protocol for a connection whose first byte is not TLS."""
+
+
+class Producer(Protocol):
+    """Who writes: told when to stop and when to go on."""
+
+    def pauseProducing(self) -> None:
+        """The socket takes no more for now."""
+
+    def resumeProducing(self) -> None:
+        """The socket takes more."""
+
+
+def tune(connection: socket.socket) -> None:
+    """Set the options of a socket that carries small packets and must notice a dead other end."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MILLISECONDS),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class TlsAcceptor:
+    """The protocol of an accepted connection: puts TLS on it, whatever its transport is.
+
+    Args:
+        reactor: the reactor that runs the connection.
+        context: what the TLS server connection is made from.
+        protocol: gets the plaintext.
+        plain: makes the protocol that takes over when the first byte is not TLS.
+    """
+
+    __slots__ = ("_context", "_inner", "_plain", "_protocol", "_reactor")
+
+    def __init__(
+        self,
+        reactor: Any,
+        context: SSL.Context,
+        protocol: IProtocol,
+        plain: PlainProtocolFactory,
+    ) -> None:
+        self._reactor = reactor
+        self._context = context
+        self._protocol = protocol
+        self._plain = plain
+        self._inner: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        """Choose between the socket itself and Twisted's TLS."""
+        handle = transport.getHandle() if ITCPTransport.providedBy(transport) else None
+        if isinstance(handle, socket.socket) and IReactorFDSet.providedBy(self._reactor):
+            tune(handle)
+            self._inner = TlsSocket(
+                self._reactor, handle, self._context, self._protocol, self._plain
+            )
+        else:
+            factory = TLSMemoryBIOFactory(
+                ServerConnectionCreator(self._context), False, _FactoryOfOne(self._protocol)
+            )
+            tls = factory.buildProtocol(transport.getPeer())
+            self._inner = _BufferedTls(tls, self._protocol, self._plain)
+        self._inner.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass on what the transport has read."""
+        self._inner.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Pass on that the transport is closed."""
+        self._inner.connectionLost(reason)
+
+
+class _FactoryOfOne(Factory):
+    """A factory of the one protocol that it was given."""
+
+    noisy = False
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._only = protocol
+
+    def buildProtocol(self, addr: object) -> Any:
+        return self._only
+
+
+class _BufferedTls:
+    """Twisted's TLS behind a look at the first byte."""
+
+    def __init__(self, tls: Any, protocol: IProtocol, plain: PlainProtocolFactory) -> None:
+        self._inner = tls
+        self._protocol = protocol
+        self._plain = plain
+        self._transport: Any = None
+        self._begun = False
+
+    def makeConnection(self, transport: Any) -> None:
+        self._transport = transport
+        self._inner.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            if not data.startswith(TLS_HANDSHAKE_BYTE):
+                self._inner = self._plain()
+                self._protocol.connectionLost(Failure(ConnectionAborted()))
+                self._inner.makeConnection(self._transport)
+        self._inner.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._inner.connectionLost(reason)
+
+
+class _State(enum.Enum):
+    """Where a TLS socket stands."""
+
+    EXPECTING = "no byte has come"
+    HANDSHAKE = "TLS handshake"
+    OPEN = "open"
+    CLOSING = "writing what waits, then closing"
+    LINGERING = "throwing away what still comes"
+    PLAIN = "not TLS: handed over"
+    LOST = "lost"
+
+
+@implementer(ITransport, IReadWriteDescriptor)
+class TlsSocket:
+    """One accepted TLS connection.
+
+    To Twisted's transport, which stays the socket's owner, it is the protocol that hears when the
+    connection is lost. To the reactor it is a descriptor. To the realm's protocol it is the
+    transport, with ``write``, ``loseConnection``, ``abortConnection`` and a push producer.
+    """
+
+    __slots__ = (
+        "__provides__",
+        "_handle",
+        "_number",
+        "_plain",
+        "_producer",
+        "_protocol",
+        "_reactor",
+        "_received",
+        "_state",
+        "_timer",
+        "_tls",
+        "_transport",
+        "_unsent",
+    )
+
+    disconnecting = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        handle: socket.socket,
+        context: SSL.Context,
+        protocol: IProtocol,
+        plain: PlainProtocolFactory,
+    ) -> None:
+        self._reactor = reactor
+        self._handle = handle
+        self._number = handle.fileno()
+        self._tls = SSL.Connection(context, handle)
+        self._tls.set_accept_state()
+        self._protocol = protocol
+        self._received = protocol.dataReceived
+        self._plain = plain
+        self._transport: Any = None
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._producer: Producer | None = None
+        self._timer: Any = None
+        self._state = _State.EXPECTING
+
+    # As the protocol of Twisted's transport.
+
+    def makeConnection(self, transport: Any) -> None:
+        """Take the socket over from the transport that has accepted it."""
+        self._transport = transport
+        transport.stopReading()
+        self._reactor.addReader(self)
+        self._protocol.makeConnection(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass on what Twisted's transport reads: only after the plain protocol has taken over."""
+        self._received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Hear from the owner that the socket is closed, or from the reactor that it fails."""
+        if self._state is _State.LOST:
+            return
+        if self._state is not _State.PLAIN:
+            self._leave_reactor()
+        self._state = _State.LOST
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if not self._transport.disconnected:
+            # The reactor found the descriptor unusable; the socket's owner still has to close it.
+            self._transport.abortConnection()
+        self._producer = None
+        self._unsent.clear()
+        self._protocol.connectionLost(reason)
+
+    # As a descriptor of the reactor.
+
+    def fileno(self) -> int:
+        """Return the socket's number, or -1 once it is closed."""
+        return -1 if self._state is _State.LOST else self._number
+
+    def logPrefix(self) -> str:
+        """Return the prefix for the reactor's log lines."""
+        return "TlsSocket"
+
+    def doRead(self) -> None:
+        """Read what is there, within this connection's turn."""
+        if self._state is not _State.OPEN and not self._prepare_to_read():
+            return
+        tls = self._tls
+        for _ in range(READS_PER_TURN):
+            try:
+                data = tls.recv(READ_BYTES)
+            except SSL.WantReadError:
+                return
+            except (SSL.Error, SSL.SysCallError) as problem:
+                self._ended(problem)
+                return
+            self._received(data)
+            # A short record is the last one, as a rule; the reactor calls again if it was not.
+            if len(data) < READ_BYTES or self._state is not _State.OPEN:
+                return
+
+    def doWrite(self) -> None:
+        """Write what could not be written before."""
+        if self._state is _State.HANDSHAKE:
+            self._reactor.removeWriter(self)
+            self._shake_hands()
+            return
+        self._write_unsent()
+        if self._unsent:
+            return
+        self._reactor.removeWriter(self)
+        if self._state is _State.CLOSING:
+            self._say_goodbye()
+        elif self._state is _State.OPEN and self._producer is not None:
+            self._producer.resumeProducing()
+
+    # As the transport of the realm's protocol.
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and send, at once where the socket takes it; open connections only."""
+        if self._state is not _State.OPEN or not data:
+            return
+        waiting = bool(self._unsent)
+        self._unsent.append(data)
+        if waiting:
+            return
+        self._write_unsent()
+        if self._unsent:
+            self._reactor.addWriter(self)
+            if self._producer is not None:
+                self._producer.pauseProducing()
+
+    def writeSequence(self, data: Any) -> None:
+        """Write the pieces as one."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close once everything has been written."""
+        if self._state in (_State.EXPECTING, _State.HANDSHAKE):
+            self._say_goodbye()
+        elif self._state is _State.OPEN:
+            self._state = _State.CLOSING
+            if not self._unsent:
+                self._say_goodbye()
+
+    def abortConnection(self) -> None:
+        """Close now; what has not been written is lost."""
+        if self._state is not _State.LOST:
+            self._leave_reactor()
+            self._state = _State.CLOSING
+            self._transport.abortConnection()
+
+    def registerProducer(self, producer: Producer, streaming: bool) -> None:
+        """Tell a push producer from now on when to pause and when to resume."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self._producer = None
+
+    def getPeer(self) -> Any:
+        """Return the address of the other end."""
+        return self._transport.getPeer()
+
+    def getHost(self) -> Any:
+        """Return the address of this end."""
+        return self._transport.getHost()
+
+    def getPeerCertificate(self) -> Any:
+        """Return the certificate that the handshake has proved, or None."""
+        return self._tls.get_peer_certificate()
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        """The ALPN protocol that both sides chose, or None."""
+        return self._tls.get_alpn_proto_negotiated() or None
+
+    # Inside.
+
+    def _prepare_to_read(self) -> bool:
+        """Do what comes before plaintext; return whether plaintext may be there."""
+        if self._state is _State.EXPECTING and not self._expect():
+            return False
+        if self._state is _State.HANDSHAKE:
+            return self._shake_hands()
+        if self._state is _State.LINGERING:
+            self._throw_away()
+        elif self._state is _State.CLOSING:
+            # Nothing is read any more, and level-triggered readiness would only spin.
+            self._reactor.removeReader(self)
+        return False
+
+    def _expect(self) -> bool:
+        """Look at the first byte and leave it there; return whether it is TLS."""
+        try:
+            first = self._handle.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.abortConnection()
+            return False
+        if first == TLS_HANDSHAKE_BYTE:
+            self._state = _State.HANDSHAKE
+            return True
+        if not first:
+            self.abortConnection()
+            return False
+        self._leave_reactor()
+        self._state = _State.PLAIN
+        self._protocol.connectionLost(Failure(ConnectionAborted()))
+        self._protocol = self._plain()
+        self._received = self._protocol.dataReceived
+        self._protocol.makeConnection(self._transport)
+        self._transport.startReading()
+        return False
+
+    def _shake_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.WantWriteError:
+            self._reactor.addWriter(self)
+            return False
+        except (SSL.Error, SSL.SysCallError) as problem:
+            self._ended(problem)
+            return False
+        self._state = _State.OPEN
+        if IHandshakeListener.providedBy(self._protocol):
+            cast(IHandshakeListener, self._protocol).handshakeCompleted()
+        return self._state is _State.OPEN
+
+    def _write_unsent(self) -> None:
+        unsent = self._unsent
+        try:
+            while unsent:
+                data = unsent[0]
+                sent = self._tls.send(data)  # type: ignore[arg-type]
+                if sent == len(data):
+                    unsent.popleft()
+                else:
+                    unsent[0] = memoryview(data)[sent:]
+        except (SSL.WantWriteError, SSL.WantReadError):
+            # OpenSSL wants the same bytes again, and they are still first in the line.
+            pass
+        except (SSL.Error, SSL.SysCallError) as problem:
+            self._ended(problem)
+
+    def _say_goodbye(self) -> None:
+        """Close our direction; go on reading for a while, so that the last word is not lost."""
+        with contextlib.suppress(SSL.Error, SSL.SysCallError):
+            self._tls.shutdown()
+        try:
+            self._handle.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.abortConnection()
+            return
+        self._state = _State.LINGERING
+        self._reactor.removeWriter(self)
+        self._reactor.addReader(self)
+        self._timer = self._reactor.callLater(LINGER_SECONDS, self.abortConnection)
+
+    def _throw_away(self) -> None:
+        try:
+            if self._handle.recv(65536):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._leave_reactor()
+        self._transport.loseConnection()
+
+    def _ended(self, problem: Exception) -> None:
+        """Close after the other side closed, or after TLS or the socket failed."""
+        self._unsent.clear()
+        if isinstance(problem, SSL.SysCallError):
+            self.abortConnection()
+        else:
+            # The other side has closed, or an alert that says what is wrong is on its way to it.
+            self._say_goodbye()
+
+    def _leave_reactor(self) -> None:
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
