@@ -1,0 +1,138 @@
+"""A realm's configuration: a TOML file and the command line, checked before anything starts.
+
+Owns which settings exist and what they may be. A setting that is unknown or not usable is refused
+with the file, the key and the reason; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from abst.address import DEFAULT_PORT
+from abst.errors import ConfigurationError
+from abst.realm.limits import Limits
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a realm is started with.
+
+    Attributes:
+        listen: Twisted endpoint descriptions, each for one port.
+        state: the folder of the realm's identity.
+        host: the name or address that devices shall use, or None to find one.
+        certificate: a PEM chain to show instead of the identity's own certificate, or None.
+        key: its PEM key, or None.
+        limits: what devices may use.
+    """
+
+    listen: tuple[str, ...] = field(default_factory=lambda: (default_endpoint(),))
+    state: Path = field(default_factory=lambda: default_state())
+    host: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def default_endpoint() -> str:
+    """Return the endpoint of the default port: IPv6 and IPv4 in one where the machine can."""
+    if socket.has_dualstack_ipv6():
+        return f"tcp6:{DEFAULT_PORT}"
+    return f"tcp:{DEFAULT_PORT}"
+
+
+def default_state(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the state folder: systemd's when it gives one, else in the XDG state folder."""
+    given = environment.get("STATE_DIRECTORY")
+    if given:
+        return Path(given.split(":")[0])
+    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "abst-realm"
+
+
+def load(path: Path) -> Config:
+    """Return the configuration that a TOML file holds.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or a setting in it is not usable.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES)
+    except OSError as error:
+        raise ConfigurationError(str(path), None, error.strerror or "cannot be read") from None
+    try:
+        settings = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(str(path), None, f"not TOML: {error}") from None
+    return from_settings(settings, str(path))
+
+
+def from_settings(settings: Mapping[str, Any], file: str) -> Config:
+    """Return the configuration of already parsed settings; ``file`` names them in errors.
+
+    Raises:
+        ConfigurationError: a key is unknown, or its value is not usable.
+    """
+    checks: dict[str, Callable[[str, Any, str], Any]] = {
+        "listen": _texts,
+        "state": _path,
+        "host": _text,
+        "certificate": _path,
+        "key": _path,
+        "limits": _limits,
+    }
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in checks:
+            raise ConfigurationError(file, key, f"unknown; known are {', '.join(checks)}")
+        found[key] = checks[key](key, value, file)
+    config = Config(**found)
+    if (config.certificate is None) != (config.key is None):
+        missing = "key" if config.key is None else "certificate"
+        raise ConfigurationError(file, missing, "certificate and key go together")
+    return config
+
+
+def _text(key: str, value: Any, file: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(file, key, "needs a text that is not empty")
+    return value
+
+
+def _path(key: str, value: Any, file: str) -> Path:
+    return Path(_text(key, value, file)).expanduser()
+
+
+def _texts(key: str, value: Any, file: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ConfigurationError(file, key, 'needs a list such as ["tcp:42278"]')
+    return tuple(_text(key, item, file) for item in value)
+
+
+def _limits(key: str, value: Any, file: str) -> Limits:
+    if not isinstance(value, dict):
+        raise ConfigurationError(file, key, "needs a table")
+    kinds = {item.name: item.type for item in dataclasses.fields(Limits)}
+    for name, number in value.items():
+        if name not in kinds:
+            raise ConfigurationError(file, f"{key}.{name}", f"unknown; known are {', '.join(kinds)}")
+        whole = kinds[name] == "int"
+        if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
+            raise ConfigurationError(
+                file, f"{key}.{name}", "needs a whole number" if whole else "needs a number"
+            )
+    try:
+        return Limits(**value)
+    except ValueError as error:
+        name, _, reason = str(error).partition(": ")
+        raise ConfigurationError(file, f"{key}.{name}", reason) from None

@@ -1,0 +1,39 @@
+"""What a realm counts: packets, bytes, connections, drops by reason. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the realm started; every number only grows.
+
+    Attributes:
+        connections: connections whose Hello was accepted.
+        relayed_packets: packets handed to their target's queue.
+        relayed_bytes: those packets' bytes, header fields included.
+        dropped_packets: packets not delivered, by wire code.
+        refused_connections: connections that the realm closed, by wire code.
+        identity_conflicts: how often one identity was seen on several machines.
+    """
+
+    connections: int = 0
+    relayed_packets: int = 0
+    relayed_bytes: int = 0
+    dropped_packets: Counter[str] = field(default_factory=Counter)
+    refused_connections: Counter[str] = field(default_factory=Counter)
+    identity_conflicts: int = 0
+
+    def as_map(self) -> dict[str, Any]:
+        """Return the totals under their names, ready for JSON."""
+        return {
+            "connections": self.connections,
+            "relayed_packets": self.relayed_packets,
+            "relayed_bytes": self.relayed_bytes,
+            "dropped_packets": dict(self.dropped_packets),
+            "refused_connections": dict(self.refused_connections),
+            "identity_conflicts": self.identity_conflicts,
+        }

@@ -1,0 +1,68 @@
+"""Every limit of a realm, with its default and its unit (spec: realm.md, "Limits").
+
+Pure. The configuration file's ``[limits]`` and the map in Back heartbeat have the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abst.packets import MAX_PACKET_BYTES, MAX_PACKET_BYTES_BEFORE_HELLO
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a realm lets one device, and all devices together, use.
+
+    Attributes:
+        packet_bytes: the largest packet.
+        hello_packet_bytes: the largest packet before Hello is accepted.
+        hello_seconds: how long a new connection has for its handshake and its Hello.
+        heartbeat_seconds: how often a device shall say Hello again.
+        silence_seconds: how long a connection may be silent before it is closed.
+        queue_bytes: how much may wait for one device that does not read.
+        stall_seconds: how long a device may read nothing while something waits for it.
+        all_queues_bytes: how much may wait for all devices together.
+        connections: how many connections there may be.
+    """
+
+    packet_bytes: int = MAX_PACKET_BYTES
+    hello_packet_bytes: int = MAX_PACKET_BYTES_BEFORE_HELLO
+    hello_seconds: float = 10.0
+    heartbeat_seconds: float = 15.0
+    silence_seconds: float = 35.0
+    queue_bytes: int = 1024 * 1024
+    stall_seconds: float = 10.0
+    all_queues_bytes: int = 256 * 1024 * 1024
+    connections: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse limits that contradict each other.
+
+        Raises:
+            ValueError: the text begins with the name of the limit at fault.
+        """
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: at least {least:g}")
+        if self.packet_bytes > MAX_PACKET_BYTES:
+            raise ValueError(f"packet_bytes: at most {MAX_PACKET_BYTES}")
+        if self.hello_packet_bytes > self.packet_bytes:
+            raise ValueError("hello_packet_bytes: not more than packet_bytes")
+        if self.queue_bytes < 2 * self.packet_bytes:
+            raise ValueError("queue_bytes: at least two packets, 2 x packet_bytes")
+        if self.all_queues_bytes < self.queue_bytes:
+            raise ValueError("all_queues_bytes: not less than queue_bytes")
+        if self.silence_seconds <= 2 * self.heartbeat_seconds:
+            raise ValueError("silence_seconds: more than 2 x heartbeat_seconds")
+
+
+_LEAST: dict[str, float] = {
+    "packet_bytes": 1024,
+    "hello_packet_bytes": 256,
+    "hello_seconds": 0.1,
+    "heartbeat_seconds": 0.1,
+    "silence_seconds": 0.2,
+    "stall_seconds": 0.1,
+    "connections": 1,
+}

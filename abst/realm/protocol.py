@@ -1,0 +1,252 @@
+"""The realm on Twisted: ``RealmFactory`` and ``RealmProtocol`` around the pure conversation.
+
+The adapter feeds bytes, flushes every conversation that has something to write, and keeps one
+timer. It decides nothing: what is legal stands in ``conversation``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+from typing import Any, Final
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from abst import codec
+from abst.device_id import DeviceID
+from abst.errors import MEANINGS, Code, IdentityError
+from abst.identity import Identity
+from abst.packets import Error
+from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.limits import Limits
+from abst.tls import REALM_ALPN, device_key_of, realm_server_context
+from abst.tls_socket import TlsAcceptor
+
+HTTP_METHODS: Final = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC")
+HTTP_ANSWER: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"This port is an ABST realm. It is no web server.\n"
+)
+
+
+@implementer(IHandshakeListener)
+class RealmProtocol(Protocol):
+    """One device's connection, above TLS.
+
+    Attributes:
+        conversation: its pure core.
+    """
+
+    factory: RealmFactory
+    transport: Any
+    conversation: Conversation
+
+    def __init__(self) -> None:
+        self._writable = False
+        self._announced = False
+        self._number = 0
+
+    def connectionMade(self) -> None:
+        """Open the conversation; the time to say Hello begins."""
+        peer = self.transport.getPeer()
+        observed = (str(peer.host), int(peer.port)) if hasattr(peer, "host") else None
+        self.conversation = self.factory.realm.open(observed, self.factory.now())
+        self.conversation.carrier = self
+        self._number = next(self.factory.numbers)
+        self.factory.settle()
+
+    def handshakeCompleted(self) -> None:
+        """Take the device ID that the certificate proves; only now anything may be written."""
+        if self.transport.negotiatedProtocol != REALM_ALPN:
+            self.transport.abortConnection()
+            return
+        try:
+            key = device_key_of(self.transport.getPeerCertificate())
+        except IdentityError:
+            self.transport.abortConnection()
+            return
+        self.conversation.identify(DeviceID.of_key(key))
+        self.transport.registerProducer(self, True)
+        self._writable = True
+
+    def dataReceived(self, data: bytes) -> None:
+        """Feed the conversation; flush whom it has written to."""
+        factory = self.factory
+        self.conversation.receive_data(data, factory.now())
+        if factory.realm.touched:
+            factory.settle()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the connection."""
+        self._writable = False
+        self.conversation.carrier = None
+        self.conversation.connection_lost()
+        self._log_end()
+        self.factory.settle()
+
+    def flush(self) -> None:
+        """Write what the conversation has, as far as the socket takes it; close when told so."""
+        conversation = self.conversation
+        if conversation.stalled:
+            self.transport.abortConnection()
+            return
+        if not self._announced and conversation.state is State.HERE:
+            self._log_arrival()
+        while self._writable:
+            data = conversation.data_to_send()
+            if not data:
+                break
+            self.transport.write(data)
+        if conversation.state is State.CLOSED and not conversation.is_blocked:
+            self.transport.loseConnection()
+
+    def _log_arrival(self) -> None:
+        self._announced = True
+        self.factory.log.info(
+            "connection {number}: device {device} is here, {here} in all",
+            number=self._number,
+            device=self._short_id(),
+            here=len(self.factory.realm.conversations),
+        )
+
+    def _log_end(self) -> None:
+        code = self.conversation.closed_for
+        if not self._announced and code is None:
+            return
+        self.factory.log.info(
+            "connection {number}: device {device} is gone ({why})",
+            number=self._number,
+            device=self._short_id(),
+            why="it closed" if code is None else code,
+        )
+
+    def _short_id(self) -> str:
+        device_id = self.conversation.device_id
+        return "unknown" if device_id is None else device_id[:4].hex()
+
+    # The transport's word on whether it takes more.
+
+    def pauseProducing(self) -> None:
+        """The socket is full: what comes now waits in the outbox."""
+        self._writable = False
+        self.conversation.blocked(self.factory.now())
+        self.factory.settle()
+
+    def resumeProducing(self) -> None:
+        """The socket takes more."""
+        self._writable = True
+        self.conversation.unblocked()
+        self.factory.realm.touched.append(self.conversation)
+        self.factory.settle()
+
+    def stopProducing(self) -> None:
+        """The connection is gone; ``connectionLost`` follows."""
+        self._writable = False
+
+
+class PlainRefusal(Protocol):
+    """Whoever speaks plain text to the realm's port: is told so, and closed."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer in the language that was spoken, as far as that can be seen."""
+        if data[:4] in HTTP_METHODS:
+            self.transport.write(HTTP_ANSWER)
+        else:
+            code = Code.TLS_REQUIRED
+            self.transport.write(codec.encode(Error(str(code), MEANINGS[code].sentence)))
+        self.transport.loseConnection()
+
+
+class RealmFactory(Factory):
+    """A realm: give it to any stream endpoint's ``listen``.
+
+    Args:
+        reactor: the reactor that runs it.
+        identity: the realm's key; its pin stands in the realm's address.
+        limits: what devices may use.
+        certificate_file: a PEM chain to show instead of the identity's certificate.
+        key_file: its PEM key.
+    """
+
+    protocol = RealmProtocol
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        identity: Identity,
+        limits: Limits | None = None,
+        *,
+        certificate_file: str | None = None,
+        key_file: str | None = None,
+    ) -> None:
+        self.identity = identity
+        self.realm = Realm(limits or Limits(), os.urandom, random.random)
+        self.now = reactor.seconds
+        self.log = Logger(namespace="abst.realm")
+        self._reactor = reactor
+        self._context: SSL.Context = realm_server_context(identity, certificate_file, key_file)
+        self.numbers = itertools.count(1)
+        self._timer: Any = None
+        self._timer_at = math.inf
+        self._settling = False
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return the protocol for an accepted connection: TLS, then ``RealmProtocol``."""
+        if len(self.realm.conversations) >= self.hard_limit:
+            # Not even a handshake can be afforded, so there is nobody to tell.
+            self.realm.counters.refused_connections[Code.REALM_FULL] += 1
+            return None
+        protocol = self.protocol()
+        protocol.factory = self
+        return TlsAcceptor(self._reactor, self._context, protocol, PlainRefusal)
+
+    @property
+    def hard_limit(self) -> int:
+        """How many connections are accepted at all, those included that are only to be refused."""
+        return self.realm.limits.connections + max(16, self.realm.limits.connections // 10)
+
+    def settle(self) -> None:
+        """Flush every touched conversation, then re-arm the one timer."""
+        if self._settling:
+            return
+        self._settling = True
+        touched = self.realm.touched
+        try:
+            while touched:
+                batch = touched[:]
+                touched.clear()
+                for conversation in batch:
+                    carrier = conversation.carrier
+                    if carrier is not None:
+                        carrier.flush()  # type: ignore[attr-defined]
+        finally:
+            self._settling = False
+        self._arm()
+
+    def stop(self) -> None:
+        """Announce the restart to every device and close their connections."""
+        self.realm.announce_restart()
+        self.settle()
+
+    def _arm(self) -> None:
+        due = self.realm.next_deadline()
+        if due is None or due >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._reactor.callLater(max(0.0, due - self.now()), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        self.realm.handle_deadline(self.now())
+        self.settle()

@@ -1,0 +1,69 @@
+"""``twistd abst-realm``: the options, and the service made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.python import usage
+
+from abst import __version__
+from abst.errors import ConfigurationError
+from abst.realm.config import Config, from_settings, load
+
+
+class Options(usage.Options):
+    """The command line of ``twistd abst-realm``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Runs a realm. With no option at all it makes its identity in its state folder, listens "
+        "on port 42278 and prints its address, which devices take with 'abst realm add'."
+    )
+    optParameters = [
+        ["state", "s", None, "Folder of the realm's identity (made when missing)."],
+        ["config", "c", None, "Configuration file, such as /etc/abst/realm.toml."],
+        ["host", None, None, "Name or address that devices shall use, for the printed address."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, description: str) -> None:
+        """Twisted endpoint to listen on, such as tcp:42278 (repeatable)."""
+        self["listen"].append(description)
+
+    opt_l = opt_listen
+
+    def opt_version(self) -> None:
+        """Print ABST's version and exit."""
+        print(f"abst-realm {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check the configuration; leave with status 2 when it is not usable."""
+        try:
+            self.config = self._configure()
+        except ConfigurationError as error:
+            print(f"abst-realm: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    def _configure(self) -> Config:
+        config = load(Path(self["config"])) if self["config"] else Config()
+        given = {
+            key: self[key] for key in ("listen", "state", "host") if self[key] not in (None, [])
+        }
+        overrides = from_settings(given, "command line")
+        return dataclasses.replace(config, **{key: getattr(overrides, key) for key in given})
+
+
+def makeService(options: Options) -> Any:
+    """Return the realm's service."""
+    from twisted.internet import reactor
+
+    from abst.realm.service import RealmService
+
+    return RealmService(reactor, options.config)
