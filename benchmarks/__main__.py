@@ -1,0 +1,158 @@
+"""``python -m benchmarks``: measure a realm beside nats-server and mosquitto.
+
+What is measured, per server: packets per second; packets per second of the server's CPU; latency,
+where one peer waits for the other; memory per idle connection, at once and after traffic. The loads
+are in ``benchmarks.loads``. The ratio to nats-server is what a change should be judged by: it is
+taken within one round, so that the machine falls out of it.
+
+The same work for all: TLS 1.3 from the first byte, with a certificate on both sides and Ed25519
+keys in all of them, TLS_AES_128_GCM_SHA256 (the generator offers nothing else: see
+``openssl.cnf``), X25519, and no TLS session resumption. What differs: a realm's devices have
+self-signed certificates, one each, and the realm proves each packet's sender; the clients of the
+brokers share one certificate signed by an authority. The payload is the same; the header around it
+is each protocol's own. TLS itself is Go's in nats-server, and OpenSSL in the others. What was
+negotiated stands above the table.
+
+The generator is one process, and needs a CPU of its own to be no limit: where the column
+"generator CPU" comes near 100 %, packets per second say little about the server, and packets per
+CPU second still hold.
+
+Exit status: 0 if all runs gave figures, whatever they are; 1 if one failed; 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from benchmarks import measure, report
+from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
+from benchmarks.certificates import make_authority
+from benchmarks.errors import ServerNotInstalled
+from benchmarks.loads import LOADS, Bounds
+from benchmarks.mosquitto import Mosquitto
+from benchmarks.nats import NatsServer
+from benchmarks.servers import Server
+
+_OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
+_SERVER_NAMES = ("abst", "nats", "mosquitto")
+_LOAD_NAMES = tuple(load.name for load in LOADS)
+_MOST_FILES = 8192
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the command line asks for, and return the exit status."""
+    options = _parse(arguments)
+    if "OPENSSL_CONF" not in os.environ:
+        # OpenSSL reads its configuration once, when it is loaded: start again with ours.
+        environment = os.environ | {"OPENSSL_CONF": str(_OPENSSL_CONF)}
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *arguments], environment)
+    signal.signal(signal.SIGTERM, _end)
+    _allow_open_files()
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure a realm, beside nats-server and mosquitto, on the same work.",
+    )
+    add = parser.add_argument
+    add("--seconds", type=_positive, default=5.0, help="length of a timed load (%(default)s)")
+    add("--rounds", type=_count, default=3, help="rounds, the median of which counts (%(default)s)")
+    add("--only", nargs="+", choices=_LOAD_NAMES, default=_LOAD_NAMES, metavar="LOAD",
+        help=f"of the loads: {', '.join(_LOAD_NAMES)}")  # fmt: skip
+    add("--server", nargs="+", choices=_SERVER_NAMES, default=_SERVER_NAMES, metavar="SERVER",
+        help=f"of the servers: {', '.join(_SERVER_NAMES)}")  # fmt: skip
+    add("--at-most", type=_count, default=1000, metavar="N",
+        help="no more pairs and idle connections than this, for a quick look")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="also write all samples to this file")
+    add("--realm-command", type=shlex.split, default=list(DEFAULT_COMMAND), metavar="COMMAND",
+        help="the realm to measure; --listen and --state are added")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="abst-benchmarks-") as name:
+        folder = Path(name)
+        servers = _find_servers(folder, options)
+        loads = [load for load in LOADS if load.name in options.only]
+        bounds = Bounds(options.seconds, options.at_most)
+        results = measure.run(servers, loads, options.rounds, bounds, folder, _say)
+    for line in (*report.head(servers, results), *report.tables(servers, loads, results)):
+        print(line)
+    print()
+    for line in report.ratios(loads, results):
+        print(line)
+    for bar in report.bars(loads, results):
+        print(bar)
+    if options.json:
+        given = {key: str(value) for key, value in vars(options).items()}
+        options.json.write_text(report.as_json(servers, loads, results, given) + "\n")
+    for sample in results.failures():
+        where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
+        _say(f"FAILED: {where}: {sample.failure}")
+    return 1 if results.failures() else 0
+
+
+def _find_servers(folder: Path, options: argparse.Namespace) -> list[Server]:
+    authority = make_authority(folder / "authority")
+    makers: Mapping[str, Callable[[], Server]] = {
+        "abst": lambda: AbstRealm(folder / "devices", options.realm_command),
+        "nats": lambda: NatsServer(authority),
+        "mosquitto": lambda: Mosquitto(authority),
+    }
+    servers = []
+    for name in _SERVER_NAMES:
+        if name in options.server:
+            try:
+                servers.append(makers[name]())
+            except ServerNotInstalled as reason:
+                print(f"skipped: {reason}", flush=True)
+    return servers
+
+
+def _allow_open_files() -> None:
+    """Raise the limit on open files, for the generator and for the servers that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _MOST_FILES:
+        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Turn a signal into an exception, so that the servers are stopped on the way out."""
+    sys.exit(128 + number)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 600")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 10000")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

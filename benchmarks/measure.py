@@ -1,0 +1,98 @@
+"""A whole run: every load, some rounds of it, server by server; and medians of what came out.
+
+The servers take turns within a round, and every measurement gets a fresh server. What the machine
+does beside the benchmark, or how warm it is, so falls on all of them alike, and a ratio compares
+two figures of the same round.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.generator import Generator
+from benchmarks.loads import Bounds, Figures, Load
+from benchmarks.servers import Server
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one load on one server gave in one round; or why it gave nothing."""
+
+    load: str
+    server: str
+    round: int
+    figures: Figures
+    failure: str | None = None
+
+
+@dataclass
+class Results:
+    """All samples of a run, and what TLS negotiated with each server."""
+
+    samples: list[Sample] = field(default_factory=list)
+    security: dict[str, str] = field(default_factory=dict)
+
+    def failures(self) -> list[Sample]:
+        """Return the samples that failed."""
+        return [sample for sample in self.samples if sample.failure is not None]
+
+    def values(self, load: str, server: str, figure: str) -> list[float]:
+        """Return a figure of all rounds that have it, in the order of rounds."""
+        return list(self._by_round(load, server, figure).values())
+
+    def median(self, load: str, server: str, figure: str) -> float | None:
+        """Return the median of a figure over the rounds, or None if no round has it."""
+        values = self.values(load, server, figure)
+        return statistics.median(values) if values else None
+
+    def ratio(self, load: str, server: str, other: str, figure: str) -> float | None:
+        """Return the median, over rounds, of one server's figure divided by another's."""
+        ours, theirs = (self._by_round(load, name, figure) for name in (server, other))
+        ratios = [ours[each] / theirs[each] for each in ours if theirs.get(each)]
+        return statistics.median(ratios) if ratios else None
+
+    def _by_round(self, load: str, server: str, figure: str) -> dict[int, float]:
+        return {
+            sample.round: sample.figures[figure]
+            for sample in self.samples
+            if (sample.load, sample.server) == (load, server) and figure in sample.figures
+        }
+
+
+def run(
+    servers: Sequence[Server],
+    loads: Sequence[Load],
+    rounds: int,
+    bounds: Bounds,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> Results:
+    """Measure every load on every server, and keep going when one of them fails."""
+    results = Results()
+    for load in loads:
+        for round_number in range(rounds):
+            # Nobody is always the first after a pause.
+            start = round_number % max(1, len(servers))
+            for server in [*servers[start:], *servers[:start]]:
+                progress(f"{load.title}, round {round_number + 1} of {rounds}: {server.name}")
+                work = folder / f"{load.name}-{round_number}-{server.name}"
+                work.mkdir()
+                try:
+                    figures = _run_one(server, load, bounds, work, results)
+                    sample = Sample(load.name, server.name, round_number, figures)
+                except BenchmarkError as error:
+                    sample = Sample(load.name, server.name, round_number, {}, str(error))
+                results.samples.append(sample)
+    return results
+
+
+def _run_one(server: Server, load: Load, bounds: Bounds, folder: Path, results: Results) -> Figures:
+    with server.start(folder) as process, Generator(server, process) as generator:
+        if server.name not in results.security:
+            with Generator(server, process) as once:
+                results.security[server.name] = once.connect().security()
+        return load.run(generator, bounds)
