@@ -52,7 +52,7 @@ check: $(LATEST)/.test $(LATEST)/.check $(LATEST)/.package ## format, lint, type
 	$(LATEST)/bin/mypy $(CHECKED)
 	@echo "== imports, documents, news fragments"
 	$(TRIAL) tests.test_imports tests.test_docs tests.test_newsfragments
-	$(LATEST)/bin/towncrier build --draft --version unreleased >/dev/null
+	@news=$$($(LATEST)/bin/towncrier build --draft --version unreleased 2>&1) || { echo "$$news"; exit 1; }
 
 format: $(LATEST)/.check ## rewrite the code as `check` wants it
 	$(LATEST)/bin/ruff check --fix .
