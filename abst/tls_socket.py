@@ -22,7 +22,6 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IProtocol,
-    IReactorFDSet,
     IReadWriteDescriptor,
     ITCPTransport,
     ITransport,
@@ -84,22 +83,22 @@ class TlsAcceptor:
     """The protocol of an accepted connection: puts TLS on it, whatever its transport is.
 
     Args:
-        reactor: the reactor that runs the connection.
+        descriptors: a ``Poller``, or the reactor itself.
         context: what the TLS server connection is made from.
         protocol: gets the plaintext.
         plain: makes the protocol that takes over when the first byte is not TLS.
     """
 
-    __slots__ = ("_context", "_inner", "_plain", "_protocol", "_reactor")
+    __slots__ = ("_context", "_descriptors", "_inner", "_plain", "_protocol")
 
     def __init__(
         self,
-        reactor: Any,
+        descriptors: Any,
         context: SSL.Context,
         protocol: IProtocol,
         plain: PlainProtocolFactory,
     ) -> None:
-        self._reactor = reactor
+        self._descriptors = descriptors
         self._context = context
         self._protocol = protocol
         self._plain = plain
@@ -108,10 +107,10 @@ class TlsAcceptor:
     def makeConnection(self, transport: Any) -> None:
         """Choose between the socket itself and Twisted's TLS."""
         handle = transport.getHandle() if ITCPTransport.providedBy(transport) else None
-        if isinstance(handle, socket.socket) and IReactorFDSet.providedBy(self._reactor):
+        if isinstance(handle, socket.socket) and hasattr(self._descriptors, "addReader"):
             tune(handle)
             self._inner = TlsSocket(
-                self._reactor, handle, self._context, self._protocol, self._plain
+                self._descriptors, handle, self._context, self._protocol, self._plain
             )
         else:
             factory = TLSMemoryBIOFactory(

@@ -24,12 +24,15 @@ from abst.device_id import DeviceID
 from abst.errors import MEANINGS, Code, IdentityError
 from abst.identity import Identity
 from abst.packets import Error
+from abst.poller import descriptor_set
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
 
 HTTP_METHODS: Final = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC")
+BULK_BYTES: Final = 4096
+
 HTTP_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This port is an ABST realm. It is no web server.\n"
@@ -80,7 +83,8 @@ class RealmProtocol(Protocol):
         """Feed the conversation; flush whom it has written to."""
         factory = self.factory
         self.conversation.receive_data(data, factory.now())
-        if factory.realm.touched:
+        # Small packets wait for the end of the turn, so that those for one target go as one.
+        if factory.realm.touched and (len(data) >= BULK_BYTES or not factory.is_polling):
             factory.settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -192,6 +196,7 @@ class RealmFactory(Factory):
         self.now = reactor.seconds
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor
+        self._descriptors = descriptor_set(reactor, self.settle)
         self._context: SSL.Context = realm_server_context(identity, certificate_file, key_file)
         self.numbers = itertools.count(1)
         self._timer: Any = None
@@ -206,7 +211,12 @@ class RealmFactory(Factory):
             return None
         protocol = self.protocol()
         protocol.factory = self
-        return TlsAcceptor(self._reactor, self._context, protocol, PlainRefusal)
+        return TlsAcceptor(self._descriptors, self._context, protocol, PlainRefusal)
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether ``settle`` is going to be called at the end of this turn anyway."""
+        return getattr(self._descriptors, "polling", False)
 
     @property
     def hard_limit(self) -> int:
