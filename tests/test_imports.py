@@ -28,6 +28,8 @@ PURE = (
     "abst.packets",
     "abst.device.session",
     "abst.realm.conversation",
+    "abst.realm.counters",
+    "abst.realm.deadlines",
     "abst.realm.limits",
     "abst.realm.outbox",
     "abst.realm.switchboard",
