@@ -18,6 +18,7 @@ from benchmarks.errors import ServerFailed, ServerNotInstalled
 from benchmarks.process import ServerProcess, unused_port
 from benchmarks.servers import Foreign, Packet, peer_name
 
+_LONGEST_LINE_BYTES = 4096
 _CONFIGURATION = """\
 listen: "127.0.0.1:{port}"
 max_pending: 268435456
@@ -88,19 +89,24 @@ class NatsServer:
         )
 
     def foreign(self, received: bytes) -> Foreign | None:
-        """Answer a ping, and pass over INFO and PONG."""
-        line, end, _ = received.partition(b"\r\n")
-        if not end and len(line) < 4096:
-            return None
-        length_bytes = len(line) + len(end)
-        match line.split(b" ")[0]:
-            case b"PING":
-                return Foreign(length_bytes, b"PONG\r\n")
-            case b"PONG" | b"INFO":
-                return Foreign(length_bytes)
-            case _:
-                raise ServerFailed(f"nats-server sends {line[:200]!r}")
+        """Read one line that is not a message; see :func:`foreign_line`."""
+        return foreign_line(received)
 
     def keepalive(self, peer: int) -> bytes:
         """Return nothing: the server pings, and is answered."""
         return b""
+
+
+def foreign_line(received: bytes) -> Foreign | None:
+    """Answer a ping, and pass over INFO and PONG. Raises: ServerFailed, for all else."""
+    line, end, _ = received.partition(b"\r\n")
+    if not end and len(line) < _LONGEST_LINE_BYTES:
+        return None
+    length_bytes = len(line) + len(end)
+    match line.split(b" ")[0]:
+        case b"PING":
+            return Foreign(length_bytes, b"PONG\r\n")
+        case b"PONG" | b"INFO":
+            return Foreign(length_bytes)
+        case _:
+            raise ServerFailed(f"nats-server sends {line[:200]!r}")
