@@ -125,7 +125,9 @@ def _limits(key: str, value: Any, file: str) -> Limits:
     kinds = {item.name: item.type for item in dataclasses.fields(Limits)}
     for name, number in value.items():
         if name not in kinds:
-            raise ConfigurationError(file, f"{key}.{name}", f"unknown; known are {', '.join(kinds)}")
+            raise ConfigurationError(
+                file, f"{key}.{name}", f"unknown; known are {', '.join(kinds)}"
+            )
         whole = kinds[name] == "int"
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
             raise ConfigurationError(

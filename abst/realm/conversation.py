@@ -213,9 +213,7 @@ class Conversation:
             return
         self._realm.counters.refused_connections[code] += 1
         self.closed_for = code
-        self._tell(
-            Error(str(code), reason or MEANINGS[code].sentence, retry_after=retry_after)
-        )
+        self._tell(Error(str(code), reason or MEANINGS[code].sentence, retry_after=retry_after))
         self.state = State.CLOSED
         if self.device_id is not None:
             self._realm.switchboard.leave(self.device_id, self)
@@ -303,7 +301,7 @@ class Conversation:
             else:
                 position = self._decode(data, position, now)
 
-    def _relay(self, data: bytes, begin: int, now: float) -> int:
+    def _relay(self, data: bytes, begin: int, now: float) -> int:  # noqa: C901
         """Forward the run of packets for one target that begins here; return where it ends.
 
         The head has been compared already, so the packet's id and source are right. Only the
@@ -486,9 +484,7 @@ class Conversation:
 
     def _tell_of_conflict(self) -> None:
         code = Code.IDENTITY_CONFLICT
-        self._tell(
-            Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS)
-        )
+        self._tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
 
     def _refuse_unknown(self, packet_id: int, request: object) -> None:
         code = Code.UNKNOWN_PACKET
