@@ -1,0 +1,655 @@
+"""Everything between this device and one other: dialling, channels, the session, its protocol.
+
+Owns which channel carries the session, and when to dial again. The rules are those of
+docs/spec/channel.md: one dial wins when both sides dial, a newer channel replaces an older one
+once it has proved itself, a hole in the stream ends a channel and never the session.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from abst import codec
+from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
+from abst.device.link import Link, next_wait_seconds
+from abst.device.paths import Path
+from abst.device.peers import Peer
+from abst.device.protocol import DeviceProtocol
+from abst.device.session import Session
+from abst.device_id import DeviceID
+from abst.errors import (
+    AbstError,
+    Code,
+    LocalProtocolError,
+    NotTrustedError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    SessionEndedError,
+    explain,
+)
+from abst.packets import (
+    CHANNEL_NUMBER_BYTES,
+    FIRST_APPLICATION_ID,
+    LAST_PACKET_ID,
+    PROTOCOL_VERSION,
+    SESSION_ID_BYTES,
+    Application,
+    DeviceHello,
+    Error,
+    Heartbeat,
+    Packet,
+)
+from abst.tls import ChannelContexts
+
+HEARTBEAT_SECONDS: Final = 15.0
+DEAD_SECONDS: Final = 35.0
+SESSION_SECONDS: Final = 3600.0
+CONNECT_SECONDS: Final = 10.0
+
+
+class Owner(Protocol):
+    """What a connection needs of its device."""
+
+    reactor: Any
+    device_id: DeviceID
+    contexts: ChannelContexts
+    session_seconds: float
+    random_bytes: Callable[[int], bytes]
+    random_fraction: Callable[[], float]
+
+    def links_up(self) -> list[Link]:
+        """Return the links that a peer could be reached over, best first."""
+
+    def why_unreachable(self) -> str:
+        """Return one line on why no link is up."""
+
+    def peer_of(self, device_id: bytes) -> Peer | None:
+        """Return a trusted device, or None."""
+
+    def own_hello(self, session: bytes, received: int, *, paired: bool) -> DeviceHello:
+        """Return this device's Hello."""
+
+    def met(self, device_id: DeviceID, key: bytes, name: str) -> None:
+        """Note what a trusted device has shown."""
+
+    def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
+        """Return the application's protocol for a new session."""
+
+    def connection_idle(self, connection: PeerConnection) -> None:
+        """Forget a connection that has nothing left."""
+
+
+@dataclass(slots=True)
+class Leg:
+    """A channel and the link that carries it.
+
+    Attributes:
+        hello_sent: whether this end's Hello is out.
+        active: both Hellos are exchanged: the session may use it.
+    """
+
+    channel: Channel
+    link: Link
+    hello_sent: bool = False
+    active: bool = False
+    sent_at: float = 0.0
+
+
+@dataclass
+class _Pending:
+    """What the application waits for."""
+
+    connects: list[Deferred[DeviceProtocol]] = field(default_factory=list)
+    sent: deque[Deferred[None]] = field(default_factory=deque)
+    pings: dict[int, tuple[float, Deferred[float]]] = field(default_factory=dict)
+
+
+class PeerConnection:
+    """This device's end of everything shared with one other device.
+
+    Attributes:
+        device_id: the other device.
+        session: the session, or None when there is none.
+        protocol: the application's protocol of that session, or None.
+    """
+
+    log = Logger(namespace="abst.device")
+
+    def __init__(self, owner: Owner, device_id: DeviceID) -> None:
+        self.device_id = device_id
+        self.session: Session | None = None
+        self.protocol: DeviceProtocol | None = None
+        self._owner = owner
+        self._legs: dict[bytes, Leg] = {}
+        self._active: Leg | None = None
+        self._pending = _Pending()
+        self._next_ping = 0
+        self._failures = 0
+        self._tried: set[int] = set()
+        self._redial_at = math.inf
+        self._give_up_at = math.inf
+        self._expires_at = math.inf
+        self._ending = False
+        self._flushing = False
+        self._timer: Any = None
+
+    # For the application, through its protocol.
+
+    @property
+    def peer(self) -> Peer:
+        """The other device, as it is known now."""
+        return self._owner.peer_of(self.device_id) or Peer(self.device_id)
+
+    @property
+    def path(self) -> Path | None:
+        """What carries the session; None while nothing does."""
+        return self._active.link.path if self._active is not None else None
+
+    def connect(self) -> Deferred[DeviceProtocol]:
+        """Return a Deferred of the session's protocol once a channel carries it."""
+        waiting: Deferred[DeviceProtocol] = Deferred()
+        if self._active is not None and self.protocol is not None and not self._ending:
+            waiting.callback(self.protocol)
+            return waiting
+        self._pending.connects.append(waiting)
+        self._give_up_at = min(self._give_up_at, self._now() + CONNECT_SECONDS)
+        if not self._legs:
+            self._dial()
+        self._settle()
+        return waiting
+
+    def send_packet(self, packet_id: int, content: Any) -> Deferred[None]:
+        """Send an application packet; see ``DeviceProtocol.sendPacket``."""
+        if not FIRST_APPLICATION_ID <= packet_id <= LAST_PACKET_ID:
+            raise LocalProtocolError(
+                f"an application's packet ids are {FIRST_APPLICATION_ID}-{LAST_PACKET_ID}, "
+                f"not {packet_id}"
+            )
+        if self.session is None or self._ending:
+            raise LocalProtocolError("the session has ended")
+        self.session.add(codec.encode(Application(packet_id, content)))
+        acknowledged: Deferred[None] = Deferred()
+        self._pending.sent.append(acknowledged)
+        self._flush_soon()
+        return acknowledged
+
+    def ping(self) -> Deferred[float]:
+        """Return a Deferred of the round-trip time in seconds."""
+        answered: Deferred[float] = Deferred()
+        if self._active is None or self.session is None:
+            answered.errback(PeerUnreachableError(f"{self.peer}: no path just now"))
+            return answered
+        self._next_ping += 1
+        self._pending.pings[self._next_ping] = (self._now(), answered)
+        self._send_heartbeat(ping=self._next_ping)
+        self._flush_soon()
+        return answered
+
+    def end(self) -> None:
+        """End the session once everything is acknowledged."""
+        self._ending = True
+        self._flush_soon()
+
+    # For the device.
+
+    def knows(self, number: bytes) -> bool:
+        """Tell whether a channel with that number is open or being opened."""
+        return number in self._legs
+
+    def content_received(self, link: Link, number: bytes, records: bytes) -> None:
+        """Take TLS bytes of one of this peer's channels."""
+        leg = self._legs.get(number)
+        if leg is None:
+            leg = self._accept(link, number, records)
+        if leg is None:
+            return
+        if not records:
+            self._lose(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
+        else:
+            leg.link = link
+            self._receive(leg, records)
+        self._settle()
+
+    def link_down(self, link: Link) -> None:
+        """Give up what went over a link; try another way at once."""
+        for leg in [leg for leg in self._legs.values() if leg.link is link]:
+            self._drop(leg, PeerUnreachableError("the connection to the realm is gone"))
+        self._settle()
+
+    def link_up(self, link: Link) -> None:
+        """A way has opened: dial if somebody waits for one."""
+        self._tried.clear()
+        if not self._legs and self._wants_path():
+            self._failures = 0
+            self._dial()
+        self._settle()
+
+    def refused(self, link: Link, error: Error) -> None:
+        """The realm dropped something for this peer: its TLS stream has a hole."""
+        lost = [leg for leg in self._legs.values() if leg.link is link]
+        problem = PeerUnreachableError(f"{self.peer}: {explain(error.code, error.reason)}")
+        for leg in lost:
+            self._drop(leg, problem)
+        if lost and error.code == Code.TARGET_ABSENT:
+            self._try_next_link(link, problem)
+        self._settle()
+
+    def stop(self) -> None:
+        """Close everything now; the session ends."""
+        self._send_heartbeat(end=True)
+        self._end_session(SessionEndedError("this device stops", self._unacknowledged()))
+        for leg in list(self._legs.values()):
+            self._drop(leg, PeerUnreachableError("this device stops"))
+        self._fail_connects(PeerUnreachableError("this device stops"))
+        self._disarm()
+
+    def forget(self, why: str) -> None:
+        """Close everything, because the peer is not trusted any more."""
+        if self.session is not None:
+            self._send_heartbeat(end=True)
+            self._end_session(SessionEndedError(why, self._unacknowledged()))
+        for leg in list(self._legs.values()):
+            self._drop(leg, NotTrustedError(why, theirs=False))
+        self._settle()
+
+    # Dialling and accepting.
+
+    def _dial(self) -> None:
+        self._redial_at = math.inf
+        links = [link for link in self._owner.links_up() if id(link) not in self._tried]
+        if not links:
+            if not self._owner.links_up() and not self._pending.connects:
+                return
+            self._redial_later()
+            return
+        link = links[0]
+        number = self._owner.random_bytes(CHANNEL_NUMBER_BYTES)
+        engine = self._owner.contexts.dial(self._check_key)
+        self._add(
+            Channel(
+                number,
+                engine,
+                dialled=True,
+                now=self._now(),
+                max_content_bytes=link.max_content_bytes,
+            ),
+            link,
+        )
+
+    def _accept(self, link: Link, number: bytes, records: bytes) -> Leg | None:
+        """Return the leg of a new channel that the other side dials, or None when it may not."""
+        dialled = next(
+            (leg for leg in self._legs.values() if leg.channel.dialled and not leg.active), None
+        )
+        if dialled is not None:
+            if self._owner.device_id < self.device_id:
+                # Both dial: the lower ID's dial counts, and that is ours.
+                self._reset(link, number)
+                return None
+            self._drop(dialled, PeerUnreachableError("the other side's dial counts"))
+        engine = self._owner.contexts.accept(self._check_key)
+        return self._add(
+            Channel(
+                number,
+                engine,
+                dialled=False,
+                now=self._now(),
+                max_content_bytes=link.max_content_bytes,
+            ),
+            link,
+        )
+
+    def _add(self, channel: Channel, link: Link) -> Leg:
+        leg = Leg(channel, link, sent_at=self._now())
+        self._legs[channel.number] = leg
+        return leg
+
+    def _check_key(self, key: bytes) -> None:
+        self.peer.check_key(key)
+
+    def _try_next_link(self, link: Link, problem: AbstError) -> None:
+        self._tried.add(id(link))
+        if self._legs or not self._wants_path():
+            return
+        if any(id(other) not in self._tried for other in self._owner.links_up()):
+            self._dial()
+            return
+        self._tried.clear()
+        # Nobody at this end can do more: whoever waits shall know, and the session tries later.
+        self._fail_connects(problem)
+        self._redial_later()
+
+    def _redial_later(self) -> None:
+        if not self._wants_path():
+            return
+        self._failures += 1
+        wait = next_wait_seconds(self._failures, None, self._owner.random_fraction())
+        self._redial_at = min(self._redial_at, self._now() + wait)
+
+    def _wants_path(self) -> bool:
+        return self.session is not None or bool(self._pending.connects)
+
+    # Receiving.
+
+    def _receive(self, leg: Leg, records: bytes) -> None:
+        now = self._now()
+        channel = leg.channel
+        found = channel.receive_data(records, now)
+        if channel.state is ChannelState.OPEN and channel.dialled and not leg.hello_sent:
+            self._say_hello(leg)
+        for packet, size in found:
+            if channel.number not in self._legs:
+                return
+            try:
+                self._take(leg, packet, size, now)
+            except RemoteProtocolError as problem:
+                channel.close(problem)
+        if channel.state is ChannelState.CLOSED and channel.number in self._legs:
+            self._lose(leg, channel.problem or PeerUnreachableError("the channel closed"))
+
+    def _take(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
+        match packet:
+            case DeviceHello() if not leg.active:
+                self._take_hello(leg, packet)
+            case Heartbeat() if leg.active and self.session is not None:
+                self._take_heartbeat(packet)
+            case Application() if leg.active and self.session is not None:
+                self.session.packet_received(size, now)
+                if self.protocol is not None:
+                    self._call(self.protocol.packetReceived, packet.id, packet.content)
+            case _ if leg.active and self.session is None:
+                pass  # The session has just ended here; the other side will see so.
+            case _:
+                raise RemoteProtocolError(Code.HELLO_FIRST, "Hello is the first packet, and once")
+
+    def _say_hello(self, leg: Leg) -> None:
+        session = self.session
+        session_id = (
+            self._owner.random_bytes(SESSION_ID_BYTES) if session is None else session.session_id
+        )
+        received = 0 if session is None else session.received
+        self._send_hello(leg, session_id, received, paired=True)
+
+    def _send_hello(self, leg: Leg, session_id: bytes, received: int, *, paired: bool) -> None:
+        hello = self._owner.own_hello(session_id, received, paired=paired)
+        leg.channel.send(codec.encode(hello))
+        leg.hello_sent = True
+
+    def _take_hello(self, leg: Leg, hello: DeviceHello) -> None:
+        if hello.device_id != self.device_id:
+            raise RemoteProtocolError(Code.WRONG_DEVICE, "Hello names another device")
+        if hello.version < PROTOCOL_VERSION:
+            raise RemoteProtocolError(Code.WRONG_VERSION, f"version {PROTOCOL_VERSION} is needed")
+        trusted = self._owner.peer_of(self.device_id) is not None
+        if not (trusted and hello.paired):
+            if not leg.channel.dialled:
+                self._send_hello(leg, hello.session, 0, paired=trusted)
+            self._not_trusted(leg, theirs=trusted)
+            return
+        self._owner.met(self.device_id, leg.channel.peer_key, hello.name)
+        session = self.session
+        known = session is not None and session.session_id == hello.session and not self._ending
+        if known:
+            assert session is not None
+            self._acknowledged(session.resume(hello.received))
+            if not leg.channel.dialled:
+                self._send_hello(leg, session.session_id, session.received, paired=True)
+            self._activate(leg)
+            return
+        if session is not None:
+            self._end_session(SessionEndedError(f"{self.peer} has lost it", self._unacknowledged()))
+        if leg.channel.dialled:
+            self._begin_session(leg, hello.session)
+        else:
+            session_id = self._owner.random_bytes(SESSION_ID_BYTES)
+            self._send_hello(leg, session_id, 0, paired=True)
+            self._begin_session(leg, session_id)
+
+    def _not_trusted(self, leg: Leg, *, theirs: bool) -> None:
+        if theirs:
+            problem = NotTrustedError(
+                f"{self.peer} does not trust this device yet: on {self.peer}, run "
+                f"'abst trust {self._own_id()}'",
+                theirs=True,
+            )
+        else:
+            problem = NotTrustedError("this device does not trust the other one", theirs=False)
+        self._flush_leg(leg)
+        self._lose(leg, problem)
+        self._fail_connects(problem)
+        self._redial_at = math.inf
+
+    def _own_id(self) -> str:
+        return str(self._owner.device_id)
+
+    def _begin_session(self, leg: Leg, session_id: bytes) -> None:
+        protocol = self._owner.build_protocol(self.peer)
+        self.session = Session(session_id)
+        self._ending = False
+        self._activate(leg)
+        if protocol is None:
+            self.end()
+            return
+        self.protocol = protocol
+        self._call(protocol.makeConnection, self)
+
+    def _activate(self, leg: Leg) -> None:
+        older, self._active = self._active, leg
+        leg.active = True
+        self._failures = 0
+        self._tried.clear()
+        self._redial_at = self._expires_at = self._give_up_at = math.inf
+        if older is not None and older is not leg:
+            self._drop(older, PeerUnreachableError("a newer channel took over"))
+        if self.protocol is not None:
+            self._call(self.protocol.pathChanged, self.path)
+
+    def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
+        assert self.session is not None
+        self._acknowledged(self.session.acknowledge(heartbeat.received))
+        if heartbeat.ping is not None:
+            self._send_heartbeat(pong=heartbeat.ping)
+        if heartbeat.pong in self._pending.pings:
+            begun, answered = self._pending.pings.pop(heartbeat.pong)
+            answered.callback(self._now() - begun)
+        if heartbeat.end:
+            self._end_session(None)
+
+    def _acknowledged(self, count: int) -> None:
+        for _ in range(count):
+            self._pending.sent.popleft().callback(None)
+
+    # Losing.
+
+    def _lose(self, leg: Leg, problem: AbstError) -> None:
+        """Drop a leg that failed, and look for another way."""
+        was_dialled = leg.channel.dialled and not leg.active
+        self._drop(leg, problem)
+        if was_dialled and not isinstance(problem, PeerUnreachableError):
+            self._fail_connects(problem)
+        if not self._legs and self._wants_path():
+            self._redial_later()
+
+    def _drop(self, leg: Leg, problem: AbstError) -> None:
+        """Forget a leg; tell the other end, unless it was the one to say so."""
+        self._legs.pop(leg.channel.number, None)
+        leg.channel.close(problem)
+        self._flush_leg(leg)
+        self._reset(leg.link, leg.channel.number)
+        if leg is not self._active:
+            return
+        self._active = None
+        if self.session is not None:
+            self._expires_at = self._now() + self._owner.session_seconds
+            self._redial_at = self._now()
+        for _, answered in list(self._pending.pings.values()):
+            answered.errback(problem)
+        self._pending.pings.clear()
+        if self.protocol is not None:
+            self._call(self.protocol.pathChanged, None)
+
+    def _reset(self, link: Link, number: bytes) -> None:
+        if link.is_up:
+            link.send(self.device_id, number)
+
+    def _end_session(self, problem: SessionEndedError | None) -> None:
+        """End the session: by agreement when there is no problem."""
+        if self.session is None:
+            return
+        lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
+        self.session = None
+        protocol, self.protocol = self.protocol, None
+        sent, self._pending.sent = self._pending.sent, deque()
+        self._expires_at = self._redial_at = math.inf
+        self._ending = False
+        if self._active is not None:
+            self._drop(self._active, lost)
+        for acknowledged in sent:
+            acknowledged.errback(lost)
+        if protocol is not None:
+            reason = Failure(ConnectionDone() if problem is None else problem)
+            self._call(protocol.connectionLost, reason)
+
+    def _fail_connects(self, problem: AbstError) -> None:
+        waiting, self._pending.connects = self._pending.connects, []
+        self._give_up_at = math.inf
+        for deferred in waiting:
+            deferred.errback(problem)
+
+    def _unacknowledged(self) -> int:
+        return 0 if self.session is None else self.session.unacknowledged
+
+    # Sending.
+
+    def _send_heartbeat(
+        self, *, ping: int | None = None, pong: int | None = None, end: bool | None = None
+    ) -> None:
+        leg, session = self._active, self.session
+        if leg is None or session is None:
+            return
+        leg.channel.send(codec.encode(Heartbeat(session.received, ping, pong, end)))
+        session.reported()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._owner.reactor.callLater(0, self._settle)
+
+    def _flush_leg(self, leg: Leg) -> None:
+        for content in leg.channel.contents_to_send():
+            leg.sent_at = self._now()
+            leg.link.send(self.device_id, content)
+
+    def _settle(self) -> None:
+        """Send what is due, hand out what is ready, forget what is over, re-arm the timer."""
+        self._flushing = False
+        now = self._now()
+        if self._active is not None and self.session is not None:
+            self._send_session(self._active, self.session, now)
+        for leg in list(self._legs.values()):
+            self._flush_leg(leg)
+        if self._active is not None and self.protocol is not None and self._pending.connects:
+            waiting, self._pending.connects = self._pending.connects, []
+            for deferred in waiting:
+                deferred.callback(self.protocol)
+        if not self._legs and not self._wants_path() and not self._flushing:
+            self._disarm()
+            self._owner.connection_idle(self)
+            return
+        self._arm()
+
+    def _send_session(self, leg: Leg, session: Session, now: float) -> None:
+        for packet in session.packets_to_send():
+            leg.channel.send(packet)
+        due = session.next_deadline()
+        if self._ending and not session.unacknowledged:
+            self._send_heartbeat(end=True)
+            self._flush_leg(leg)
+            self._end_session(None)
+        elif (due is not None and due <= now) or now - leg.sent_at >= HEARTBEAT_SECONDS:
+            self._send_heartbeat()
+
+    # Time.
+
+    def _now(self) -> float:
+        return float(self._owner.reactor.seconds())
+
+    def _next_deadline(self) -> float:
+        due = min(self._redial_at, self._give_up_at, self._expires_at)
+        for leg in self._legs.values():
+            if leg.active:
+                due = min(due, leg.channel.heard_at + DEAD_SECONDS)
+            else:
+                due = min(due, leg.channel.opened_at + HANDSHAKE_SECONDS)
+        if self._active is not None and self.session is not None:
+            due = min(due, self._active.sent_at + HEARTBEAT_SECONDS)
+            due = min(due, self.session.next_deadline() or math.inf)
+        return due
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = self._now()
+        if now >= self._expires_at:
+            self._end_session(
+                SessionEndedError(
+                    f"no way to {self.peer} for {self._owner.session_seconds:g} seconds",
+                    self._unacknowledged(),
+                )
+            )
+        for leg in list(self._legs.values()):
+            self._look(leg, now)
+        if now >= self._give_up_at:
+            self._fail_connects(
+                PeerUnreachableError(f"{self.peer} does not answer: {self._why_unreachable()}")
+            )
+        if now >= self._redial_at:
+            self._redial_at = math.inf
+            if not self._legs and self._wants_path():
+                self._tried.clear()
+                self._dial()
+        self._settle()
+
+    def _look(self, leg: Leg, now: float) -> None:
+        if leg.active and now >= leg.channel.heard_at + DEAD_SECONDS:
+            self._lose(leg, PeerUnreachableError(f"{self.peer} has been silent for too long"))
+        elif not leg.active and now >= leg.channel.opened_at + HANDSHAKE_SECONDS:
+            self._lose(leg, PeerUnreachableError(f"{self.peer} did not finish its handshake"))
+
+    def _why_unreachable(self) -> str:
+        if self._owner.links_up():
+            return "it is not connected to a realm that this device uses"
+        return self._owner.why_unreachable()
+
+    def _arm(self) -> None:
+        due = self._next_deadline()
+        if due == math.inf:
+            return
+        if self._timer is not None:
+            if self._timer.getTime() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._owner.reactor.callLater(max(0.0, due - self._now()), self._ring)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _call(self, hook: Callable[..., Any], *args: Any) -> None:
+        """Call an application's hook; what it raises is logged and ends nothing."""
+        try:
+            hook(*args)
+        except Exception:
+            self._log_failure()
+
+    def _log_failure(self) -> None:
+        self.log.failure("an application's hook failed")

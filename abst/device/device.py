@@ -1,0 +1,254 @@
+"""A device: its identity, its peers, its realms, and a connection for each peer it talks to.
+
+The composition root of the library: it owns the parts and passes things between them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.logger import Logger
+
+from abst.address import RealmAddress
+from abst.device.channel import begins_channel, split_content
+from abst.device.connection import SESSION_SECONDS, PeerConnection
+from abst.device.link import Link, LinkOwner, RealmLink
+from abst.device.peers import Peer, PeerBook
+from abst.device.protocol import DeviceFactory, DeviceProtocol
+from abst.device_id import DeviceID, is_device_id
+from abst.errors import (
+    AbstError,
+    NotTrustedError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    explain,
+)
+from abst.identity import Identity
+from abst.packets import MAX_NAME_CHARACTERS, DeviceHello, Error
+from abst.tls import ChannelContexts
+
+MAX_STRANGERS: Final = 8
+"""How many devices that are not trusted may have a channel at once: enough to be told so."""
+
+LinkMaker = Callable[[Any, Identity, RealmAddress, LinkOwner, Callable[[], float]], Link]
+
+
+class Device(Service):
+    """A device, as a Twisted service.
+
+    Args:
+        reactor: the reactor that runs it.
+        identity: who it is.
+        factory: builds the protocol of each session.
+        realms: the realms where it can be found; the first that works for a peer is used.
+        peers: whom it trusts.
+        name: what it calls itself to its peers.
+        session_seconds: how long a session waits for a new path after it has lost the last one.
+        make_link: makes the connection to a realm; ``abst.testing`` has one in memory.
+
+    Attributes:
+        identity: who it is.
+        peers: whom it trusts.
+        links: its realms, by address.
+    """
+
+    log = Logger(namespace="abst.device")
+
+    def __init__(
+        self,
+        reactor: Any,
+        identity: Identity,
+        factory: DeviceFactory,
+        *,
+        realms: Sequence[RealmAddress] = (),
+        peers: PeerBook | None = None,
+        name: str = "",
+        session_seconds: float = SESSION_SECONDS,
+        make_link: LinkMaker = RealmLink,
+    ) -> None:
+        self.reactor = reactor
+        self.identity = identity
+        self.device_id = identity.device_id
+        self.device_name = name[:MAX_NAME_CHARACTERS]
+        self.factory = factory
+        self.peers = peers if peers is not None else PeerBook()
+        self.links: dict[RealmAddress, Link] = {}
+        self.contexts = ChannelContexts(identity)
+        self.session_seconds = session_seconds
+        self.random_bytes = os.urandom
+        self.random_fraction = random.random
+        self._make_link = make_link
+        self._connections: dict[bytes, PeerConnection] = {}
+        for address in realms:
+            self.addRealm(address)
+
+    # The service.
+
+    def startService(self) -> None:
+        """Connect to every realm."""
+        super().startService()
+        for link in self.links.values():
+            link.start()
+
+    def stopService(self) -> Deferred[Any]:
+        """End every session and leave every realm."""
+        super().stopService()
+        for connection in list(self._connections.values()):
+            connection.stop()
+        self._connections.clear()
+        return DeferredList([link.stop() for link in self.links.values()])
+
+    # For applications.
+
+    def addRealm(self, address: RealmAddress) -> None:
+        """Use a realm from now on, after those that are used already."""
+        if address in self.links:
+            return
+        link = self._make_link(self.reactor, self.identity, address, self, self.random_fraction)
+        self.links[address] = link
+        if self.running:
+            link.start()
+
+    def removeRealm(self, address: RealmAddress) -> Deferred[Any]:
+        """Leave a realm; sessions over it look for another way."""
+        link = self.links.pop(address, None)
+        if link is None:
+            return succeed(None)
+        link.is_up = False
+        self.link_down(link)
+        return link.stop()
+
+    def trust(self, device_id: DeviceID, name: str = "") -> Peer:
+        """Trust another device from now on.
+
+        Raises:
+            AbstError: it is this device's own ID.
+        """
+        if device_id == self.device_id:
+            raise AbstError("that is this device's own ID: trust the other device's")
+        return self.peers.trust(device_id, name)
+
+    def forget(self, device_id: DeviceID) -> None:
+        """Stop trusting a device, and end the session with it."""
+        self.peers.forget(device_id)
+        connection = self._connections.get(device_id)
+        if connection is not None:
+            connection.forget("this device has forgotten the other one")
+
+    def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
+        """Return a Deferred of the protocol of the session with a peer.
+
+        A session that exists is used again. The Deferred fails with ``NotTrustedError`` or
+        ``PeerUnreachableError``, whose text says what to do.
+        """
+        if self.peers.get(device_id) is None:
+            return fail(
+                NotTrustedError(f"{device_id} is not trusted here: 'abst trust' it", theirs=False)
+            )
+        if not self.links:
+            return fail(
+                PeerUnreachableError("this device has no realm: 'abst realm add ADDRESS' adds one")
+            )
+        return self._connection(device_id).connect()
+
+    def session_with(self, device_id: DeviceID) -> DeviceProtocol | None:
+        """Return the protocol of a session that exists already, or None."""
+        connection = self._connections.get(device_id)
+        return None if connection is None else connection.protocol
+
+    # For links.
+
+    def link_up(self, link: Link) -> None:
+        """A realm has accepted this device."""
+        for connection in list(self._connections.values()):
+            connection.link_up(link)
+
+    def link_down(self, link: Link) -> None:
+        """A realm's connection is gone."""
+        for connection in list(self._connections.values()):
+            connection.link_down(link)
+
+    def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
+        """Hand TLS bytes to the connection of the device that sent them."""
+        try:
+            number, records = split_content(content)
+        except RemoteProtocolError:
+            return
+        connection = self._connections.get(source_device)
+        if connection is None or not connection.knows(number):
+            if not begins_channel(records):
+                if records:
+                    link.send(source_device, number)
+                return
+            if connection is None and not self._admits(source_device):
+                return
+        self._connection(source_device).content_received(link, number, records)
+
+    def content_refused(self, link: Link, error: Error) -> None:
+        """Tell the connection whose bytes the realm dropped."""
+        if error.target_device is None:
+            self.log.warn("realm: {said}", said=explain(error.code, error.reason))
+            return
+        connection = self._connections.get(error.target_device)
+        if connection is not None:
+            connection.refused(link, error)
+
+    # For connections.
+
+    def links_up(self) -> list[Link]:
+        """Return the links that are up, in the order in which realms were added."""
+        return [link for link in self.links.values() if link.is_up]
+
+    def why_unreachable(self) -> str:
+        """Return one line on why no realm is connected."""
+        problems = [link.problem for link in self.links.values() if link.problem]
+        return "; ".join(problems) or "no realm is known"
+
+    def peer_of(self, device_id: bytes) -> Peer | None:
+        """Return a trusted device, or None."""
+        return self.peers.get(device_id)
+
+    def own_hello(self, session: bytes, received: int, *, paired: bool) -> DeviceHello:
+        """Return this device's Hello; strangers learn no name and no realm."""
+        return DeviceHello(
+            device_id=bytes(self.device_id),
+            name=self.device_name if paired else "",
+            paired=paired,
+            session=session,
+            received=received,
+            realms=[str(address) for address in self.links][:16] if paired else [],
+        )
+
+    def met(self, device_id: DeviceID, key: bytes, name: str) -> None:
+        """Note what a trusted device has shown."""
+        self.peers.met(device_id, key, name)
+
+    def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
+        """Return the application's protocol for a new session."""
+        return self.factory.buildProtocol(peer)
+
+    def connection_idle(self, connection: PeerConnection) -> None:
+        """Forget a connection that has nothing left."""
+        if self._connections.get(connection.device_id) is connection:
+            del self._connections[connection.device_id]
+
+    # Inside.
+
+    def _connection(self, device_id: bytes) -> PeerConnection:
+        connection = self._connections.get(device_id)
+        if connection is None:
+            connection = self._connections[device_id] = PeerConnection(self, DeviceID(device_id))
+        return connection
+
+    def _admits(self, source_device: bytes) -> bool:
+        if not is_device_id(source_device):
+            return False
+        if self.peers.get(source_device) is not None:
+            return True
+        strangers = sum(self.peers.get(known) is None for known in self._connections)
+        return strangers < MAX_STRANGERS

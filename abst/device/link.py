@@ -1,0 +1,333 @@
+"""A device's standing connection to one realm: connects, comes back, and says how it stands.
+
+The adapter around ``RealmClient``. Twisted's ``ClientService`` connects again; the wait between
+tries is decided here: 1 s times 1.5, full jitter, at most 60 s, what the realm asks for if that is
+more, and from the beginning again after a minute of stability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.application.internet import ClientService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from abst.address import RealmAddress
+from abst.device.paths import Path
+from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
+from abst.errors import AbstError, RemoteProtocolError, explain
+from abst.identity import Identity
+from abst.packets import Error
+from abst.tls import realm_client_creator
+
+FIRST_WAIT_SECONDS: Final = 1.0
+WAIT_FACTOR: Final = 1.5
+MAX_WAIT_SECONDS: Final = 60.0
+MAX_ASKED_WAIT_SECONDS: Final = 3600.0
+STABLE_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 10.0
+
+
+class LinkOwner(Protocol):
+    """Whoever uses a link."""
+
+    def link_up(self, link: Link) -> None:
+        """The realm has accepted this device."""
+
+    def link_down(self, link: Link) -> None:
+        """The connection is gone; the link tries again by itself."""
+
+    def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
+        """Another device's bytes came."""
+
+    def content_refused(self, link: Link, error: Error) -> None:
+        """The realm dropped bytes that this device sent."""
+
+
+class Link(Protocol):
+    """What a device needs of a connection to a realm, real or in memory.
+
+    Attributes:
+        path: how sessions over it are shown.
+        is_up: whether the realm has accepted this device.
+        max_content_bytes: the most that ``send`` takes.
+        problem: one line on why it is down, or None.
+    """
+
+    path: Path
+    is_up: bool
+    max_content_bytes: int
+    problem: str | None
+
+    def start(self) -> None:
+        """Begin to connect."""
+
+    def stop(self) -> Deferred[Any]:
+        """Close, and connect no more."""
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        """Send bytes to another device; what cannot be sent is lost, and the owner is told."""
+
+
+def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: float) -> float:
+    """Return how long to wait before the next try.
+
+    Args:
+        failures: tries that failed since the last stable connection, at least 1.
+        asked_seconds: what the realm asked for, or None.
+        fraction: a random number in [0, 1).
+    """
+    most = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_FACTOR ** min(failures, 20))
+    wait = fraction * most
+    if asked_seconds is None:
+        return wait
+    return max(min(asked_seconds, MAX_ASKED_WAIT_SECONDS), 0.0) + (
+        wait if failures > 1 else fraction * 0.1
+    )
+
+
+class RealmLink:
+    """A ``Link`` over TCP and TLS.
+
+    Args:
+        reactor: the reactor.
+        identity: this device's.
+        address: the realm's.
+        owner: who is told what happens.
+        random_fraction: returns a number in [0, 1), for the jitter.
+    """
+
+    log = Logger(namespace="abst.device")
+
+    def __init__(
+        self,
+        reactor: Any,
+        identity: Identity,
+        address: RealmAddress,
+        owner: LinkOwner,
+        random_fraction: Callable[[], float],
+    ) -> None:
+        self.address = address
+        self.path = Path("realm", address)
+        self.is_up = False
+        self.max_content_bytes = 0
+        self.problem: str | None = "not connected yet"
+        self.observed_address: tuple[str, int] | None = None
+        self.identity = identity
+        self.reactor = reactor
+        self.owner = owner
+        self._random_fraction = random_fraction
+        self._creator = realm_client_creator(identity, address)
+        endpoint = wrapClientTLS(
+            self._creator,
+            HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS),
+        )
+        self._service = ClientService(
+            endpoint, _LinkFactory(self), retryPolicy=self._wait, clock=reactor
+        )
+        self._protocol: _LinkProtocol | None = None
+        self._failures = 0
+        self._asked_wait: float | None = None
+        self._up_since = 0.0
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._service.startService()
+        self._watch_failure()
+
+    def stop(self) -> Deferred[Any]:
+        """Close, and connect no more."""
+        if self._protocol is not None:
+            self._protocol.flush()
+        return maybeDeferred(self._service.stopService)
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        """Send bytes to another device; nothing happens while the link is down."""
+        if self._protocol is not None and self.is_up:
+            self._protocol.send(target_device, content)
+
+    # What the protocol tells.
+
+    def connected(self, protocol: _LinkProtocol) -> None:
+        """The TLS connection stands, and the realm has answered."""
+        self._protocol = protocol
+        self.is_up = True
+        self.problem = None
+        self._asked_wait = None
+        self._up_since = self.reactor.seconds()
+        self.log.info("realm {realm}: connected", realm=_short(self.address))
+        self.owner.link_up(self)
+
+    def disconnected(self, reason: str) -> None:
+        """The connection is gone, or was never accepted."""
+        was_up, self.is_up = self.is_up, False
+        self._protocol = None
+        if was_up and self.reactor.seconds() - self._up_since >= STABLE_SECONDS:
+            self._failures = 0
+        self._failed(reason)
+        if was_up:
+            self.owner.link_down(self)
+
+    def refused(self, error: Error, closes: bool) -> None:
+        """The realm sent an Error."""
+        if error.target_device is not None or not closes:
+            self.owner.content_refused(self, error)
+        if closes:
+            self.problem = explain(error.code, error.reason)
+        if error.retry_after is not None and error.target_device is None:
+            self._asked_wait = float(error.retry_after)
+
+    # Inside.
+
+    def _failed(self, reason: str) -> None:
+        problem = getattr(self._creator, "problem", None)
+        self.problem = str(problem) if problem is not None else reason
+        self.log.info(
+            "realm {realm}: not connected: {problem}",
+            realm=_short(self.address),
+            problem=self.problem,
+        )
+
+    def _wait(self, attempt: int) -> float:
+        self._failures += 1
+        asked, self._asked_wait = self._asked_wait, None
+        wait = next_wait_seconds(self._failures, asked, self._random_fraction())
+        self.reactor.callLater(0, self._watch_failure)
+        return wait
+
+    def _watch_failure(self) -> None:
+        """Learn why the next try to connect fails, if it does."""
+        if self._service.running:
+            self._service.whenConnected(failAfterFailures=1).addErrback(self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> None:
+        if self._service.running:
+            self._failed(connect_problem(failure, self.address))
+
+
+def connect_problem(failure: Failure, address: RealmAddress) -> str:
+    """Return one line on why a connection was not made, and what to do."""
+    where = f"{address.host}:{address.port}"
+    if failure.check(DNSLookupError):
+        return f"the name {address.host} is not known: check the realm's address"
+    if failure.check(TimeoutError):
+        return f"{where} does not answer: is the machine on, and its firewall open?"
+    if failure.check(ConnectError):
+        return f"{where} refused the connection: is the realm running?"
+    return f"{where}: {failure.getErrorMessage()}"
+
+
+class _LinkFactory(Factory):
+    noisy = False
+
+    def __init__(self, link: RealmLink) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: Any) -> TwistedProtocol:
+        return _LinkProtocol(self._link)
+
+
+class _LinkProtocol(TwistedProtocol):
+    """One TLS connection to a realm."""
+
+    transport: Any
+
+    def __init__(self, link: RealmLink) -> None:
+        self._link = link
+        self._reactor = link.reactor
+        self._client: RealmClient | None = None
+        self._timer: Any = None
+        self._last_words: str | None = None
+        self._flushing = False
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self._client = RealmClient(self._link.identity.device_id, self._reactor.seconds())
+        self._settle()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._client is None:
+            return
+        try:
+            self._client.receive_data(data, self._reactor.seconds())
+        except RemoteProtocolError as problem:
+            self._give_up(problem)
+        self._settle()
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        if self._client is None:
+            return
+        self._client.send(target_device, content)
+        if not self._flushing:
+            self._flushing = True
+            self._reactor.callLater(0, self._settle)
+
+    def flush(self) -> None:
+        self._settle()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._client = None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        where = f"{self._link.address.host}:{self._link.address.port}"
+        self._link.disconnected(
+            self._last_words or f"{where} closed the connection: {reason.getErrorMessage()}"
+        )
+
+    def _settle(self) -> None:
+        """Dispatch what happened, write what is to be written, and re-arm the timer."""
+        self._flushing = True
+        while self._client is not None and (event := self._client.next_event()) is not None:
+            match event:
+                case Welcomed():
+                    self._link.max_content_bytes = event.max_content_bytes
+                    self._link.observed_address = event.observed_address
+                    self._link.connected(self)
+                case Delivered():
+                    self._link.owner.content_received(
+                        self._link, event.source_device, event.content
+                    )
+                case Refused():
+                    if event.closes:
+                        self._last_words = explain(event.error.code, event.error.reason)
+                    self._link.refused(event.error, event.closes)
+        self._flushing = False
+        if self._client is None:
+            return
+        data = self._client.data_to_send()
+        if data:
+            self.transport.write(data)
+        self._arm(self._client.next_deadline())
+
+    def _arm(self, due: float) -> None:
+        now = self._reactor.seconds()
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._reactor.callLater(max(0.0, due - now), self._ring)
+
+    def _ring(self) -> None:
+        if self._client is None:
+            return
+        try:
+            self._client.handle_deadline(self._reactor.seconds())
+        except RemoteProtocolError as problem:
+            self._give_up(problem)
+        self._settle()
+
+    def _give_up(self, problem: AbstError) -> None:
+        self._last_words = str(problem)
+        self._client = None
+        self.transport.abortConnection()
+
+
+def _short(address: RealmAddress) -> str:
+    return f"{address.host}:{address.port}"

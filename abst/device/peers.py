@@ -1,0 +1,119 @@
+"""The peers that a device trusts. Pure: whoever owns the book saves it when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from abst.address import format_pin, pin_of_key
+from abst.device_id import DeviceID
+from abst.errors import AbstError, WrongKeyError
+from abst.packets import MAX_NAME_CHARACTERS
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A device that this one trusts.
+
+    Attributes:
+        device_id: its ID.
+        name: what it calls itself, or what it was called here; may be empty.
+        public_key: its whole key (DER SubjectPublicKeyInfo), pinned once it has been seen.
+    """
+
+    device_id: DeviceID
+    name: str = ""
+    public_key: bytes | None = None
+
+    def __str__(self) -> str:
+        return self.name or str(self.device_id)
+
+    def check_key(self, key: bytes) -> None:
+        """Accept the key that a channel has proved, or refuse it.
+
+        Raises:
+            WrongKeyError: its ID is another one, or it is not the pinned key.
+        """
+        found = DeviceID.of_key(key)
+        if found != self.device_id:
+            raise WrongKeyError(str(self), str(self.device_id), str(found))
+        if self.public_key is not None and self.public_key != key:
+            raise WrongKeyError(
+                str(self), format_pin(pin_of_key(self.public_key)), format_pin(pin_of_key(key))
+            )
+
+
+class PeerBook:
+    """All peers of one device, by ID.
+
+    Args:
+        changed: called after every change, to save the book.
+    """
+
+    def __init__(
+        self, peers: tuple[Peer, ...] = (), changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._peers = {peer.device_id: peer for peer in peers}
+        self._changed = changed
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(sorted(self._peers.values(), key=lambda peer: (peer.name, peer.device_id)))
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def get(self, device_id: bytes) -> Peer | None:
+        """Return the peer with an ID, or None when it is not trusted."""
+        return self._peers.get(device_id)  # type: ignore[call-overload, no-any-return]
+
+    def find(self, text: str) -> Peer:
+        """Return the peer that a name, an ID, or the beginning of an ID means.
+
+        Raises:
+            AbstError: none does, or several do.
+        """
+        wanted = text.strip().lower()
+        exact = [p for p in self if str(p.device_id) == wanted or p.name == text.strip()]
+        found = exact or [
+            p
+            for p in self
+            if p.name.lower() == wanted
+            or (len(wanted) >= 4 and str(p.device_id).startswith(wanted))
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(str(peer.device_id) for peer in found)
+            raise AbstError(f"{text!r} means several peers, name one by its ID: {listed}")
+        raise AbstError(
+            f"no peer is called {text!r}: 'abst peers' lists them, 'abst trust' adds one"
+        )
+
+    def trust(self, device_id: DeviceID, name: str = "") -> Peer:
+        """Trust a device from now on; a device that is trusted keeps its pinned key."""
+        known = self._peers.get(device_id)
+        peer = replace(known, name=name or known.name) if known else Peer(device_id, name)
+        return self._put(peer)
+
+    def forget(self, device_id: DeviceID) -> None:
+        """Stop trusting a device."""
+        if self._peers.pop(device_id, None) is not None:
+            self._changed()
+
+    def met(self, device_id: DeviceID, key: bytes, name: str) -> Peer:
+        """Note the key and the name that a trusted device has shown; the first key is pinned."""
+        known = self._peers[device_id]
+        name = printable_name(name)
+        fresh = replace(known, name=known.name or name, public_key=known.public_key or key)
+        return known if fresh == known else self._put(fresh)
+
+    def _put(self, peer: Peer) -> Peer:
+        self._peers[peer.device_id] = peer
+        self._changed()
+        return peer
+
+
+def printable_name(name: str) -> str:
+    """Return a name that another device has sent, without what could disturb a terminal."""
+    shown = "".join(letter for letter in name if letter.isprintable()).strip()
+    return shown[:MAX_NAME_CHARACTERS]

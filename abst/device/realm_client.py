@@ -1,0 +1,155 @@
+"""The device's side of the conversation with a realm (spec: realm.md).
+
+Pure: bytes and ``now`` in, events and bytes out. Owns Hello, heartbeats, the realm's limits, and
+when silence means that the connection is dead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from abst import codec, packets
+from abst.errors import MEANINGS, Code, RemoteProtocolError
+from abst.packets import HEADROOM_BYTES, BackHeartbeat, Error, Hello, Send
+
+ANSWER_SECONDS: Final = 10.0
+"""How long the realm has to answer the first Hello."""
+
+MISSED_HEARTBEATS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """The realm has accepted Hello; its limits are in force."""
+
+    max_content_bytes: int
+    observed_address: tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Bytes came from another device."""
+
+    source_device: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The realm refused or dropped something, or is going to close the connection.
+
+    Attributes:
+        error: the packet.
+        closes: whether the realm closes after it, as far as this version knows the code.
+    """
+
+    error: Error
+    closes: bool
+
+
+Event = Welcomed | Delivered | Refused
+
+
+class RealmClient:
+    """One connection to a realm, from the device's end."""
+
+    def __init__(self, device_id: bytes, now: float) -> None:
+        self._device_id = device_id
+        self._decoder = codec.Decoder()
+        self._events: deque[Event] = deque()
+        self._out: list[bytes] = []
+        self._welcomed = False
+        self._heartbeat_seconds = ANSWER_SECONDS
+        self._max_packet_bytes = packets.MAX_PACKET_BYTES
+        self._heard_at = now
+        self._heartbeat_at = now
+        self._requests = 0
+        self._say_hello(now)
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Take bytes as they came from the realm.
+
+        Raises:
+            RemoteProtocolError: the realm breaks the protocol; the connection is of no use.
+        """
+        self._heard_at = now
+        self._decoder.receive_data(data)
+        while (found := self._decoder.next_map()) is not None:
+            try:
+                packet = packets.parse(found, packets.REALM_TO_DEVICE)
+            except RemoteProtocolError as problem:
+                if problem.code is Code.UNKNOWN_PACKET:
+                    continue
+                raise
+            self._take(packet, now)
+
+    def next_event(self) -> Event | None:
+        """Return what happened next, or None."""
+        return self._events.popleft() if self._events else None
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        """Queue bytes for another device, at most ``max_content_bytes`` of them."""
+        self._out.append(
+            codec.encode(Send(self._device_id, target_device, content), self._max_packet_bytes)
+        )
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes to write, b"" when there are none."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def next_deadline(self) -> float:
+        """Return when ``handle_deadline`` wants to be called."""
+        return min(self._heartbeat_at, self._dead_at())
+
+    def handle_deadline(self, now: float) -> None:
+        """Say Hello again when it is time.
+
+        Raises:
+            RemoteProtocolError: the realm has been silent for too long.
+        """
+        if now >= self._dead_at():
+            raise RemoteProtocolError(Code.SILENT, MEANINGS[Code.SILENT].sentence)
+        if now >= self._heartbeat_at:
+            self._say_hello(now)
+
+    def _dead_at(self) -> float:
+        if not self._welcomed:
+            return self._heard_at + ANSWER_SECONDS
+        # A heartbeat is answered, so this much silence means two lost and some travel time.
+        return self._heard_at + (MISSED_HEARTBEATS + 0.25) * self._heartbeat_seconds
+
+    def _say_hello(self, now: float) -> None:
+        self._requests += 1
+        self._out.append(codec.encode(Hello(self._device_id, request=self._requests)))
+        self._heartbeat_at = now + self._heartbeat_seconds
+
+    def _take(self, packet: packets.Packet, now: float) -> None:
+        match packet:
+            case BackHeartbeat() as back:
+                self._take_back_heartbeat(back, now)
+            case Send() as send:
+                self._events.append(Delivered(send.source_device, send.content))
+            case Error() as error:
+                known = error.code in Code.__members__.values()
+                closes = MEANINGS[Code(error.code)].closes if known else False
+                self._events.append(Refused(error, closes))
+
+    def _take_back_heartbeat(self, back: BackHeartbeat, now: float) -> None:
+        self._heartbeat_seconds = max(0.1, min(float(back.heartbeat_seconds), 3600.0))
+        told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))
+        self._max_packet_bytes = max(1024, min(told, packets.MAX_PACKET_BYTES))
+        if self._welcomed:
+            return
+        self._welcomed = True
+        self._heartbeat_at = now + self._heartbeat_seconds
+        observed = back.observed_address
+        self._events.append(
+            Welcomed(
+                self._max_packet_bytes - HEADROOM_BYTES,
+                None if observed is None else (str(observed[0]), int(observed[1])),
+            )
+        )

@@ -1,0 +1,341 @@
+"""An in-memory realm and devices, for the tests of applications.
+
+The realm, the links' protocol, the channels' TLS and the sessions are the real ones; only sockets
+and the clock are not. Nothing happens between calls: ``MemoryNetwork.settle`` passes packets until
+all is quiet, ``MemoryNetwork.advance`` lets time go by.
+
+    network = MemoryNetwork()
+    alice = network.device("alice", ChatFactory())
+    bob = network.device("bob", ChatFactory())
+    network.introduce(alice, bob)
+    connected = alice.connect(bob.device_id)
+    network.settle()
+    protocol = network.result(connected)
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from abst.address import RealmAddress
+from abst.device import Device, DeviceFactory
+from abst.device.link import LinkOwner, next_wait_seconds
+from abst.device.paths import Path
+from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
+from abst.errors import Code, RemoteProtocolError, explain
+from abst.identity import Identity
+from abst.packets import Error
+from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.limits import Limits
+
+Result = TypeVar("Result")
+
+MAX_TURNS = 100_000
+
+
+class MemoryRealm:
+    """A realm without sockets.
+
+    Attributes:
+        address: what devices name it by.
+        realm: the real core, with its counters.
+        relayed: every byte that the realm has been given, for looking whether it could read any.
+    """
+
+    def __init__(self, clock: Clock, host: str, seed: int, limits: Limits | None = None) -> None:
+        self.address = RealmAddress(host)
+        self.relayed = bytearray()
+        self._clock = clock
+        self._random = random.Random(seed)
+        self.realm = Realm(limits or Limits(), self._random.randbytes, self._random.random)
+        self._timer: Any = None
+        self._is_on = True
+        self._links: list[MemoryLink] = []
+
+    def stop(self) -> None:
+        """Vanish without a word, as a killed process does."""
+        self._is_on = False
+        for link in list(self._links):
+            link.cut()
+
+    def start(self) -> None:
+        """Be there again."""
+        self._is_on = True
+
+    def open(self, link: MemoryLink) -> Conversation | None:
+        """Return a conversation for a device's new connection, or None while the realm is off."""
+        if not self._is_on:
+            return None
+        conversation = self.realm.open(("192.0.2.1", 40000), self._clock.seconds())
+        conversation.identify(link.identity.device_id)
+        conversation.carrier = link
+        self._links.append(link)
+        return conversation
+
+    def receive(self, conversation: Conversation, data: bytes) -> None:
+        """Take a device's bytes."""
+        self.relayed += data
+        conversation.receive_data(data, self._clock.seconds())
+        self.settle()
+
+    def lost(self, link: MemoryLink, conversation: Conversation) -> None:
+        """Hear that a device's connection is gone."""
+        if link in self._links:
+            self._links.remove(link)
+        conversation.carrier = None
+        conversation.connection_lost()
+        self.settle()
+
+    def settle(self) -> None:
+        """Hand out what the realm wants to send."""
+        while self.realm.touched:
+            conversation = self.realm.touched.pop()
+            link = conversation.carrier
+            if not isinstance(link, MemoryLink):
+                continue
+            while data := conversation.data_to_send():
+                link.arrive(data)
+            if conversation.state is State.CLOSED:
+                link.closed_by_realm()
+        due = self.realm.next_deadline()
+        if due is not None and (self._timer is None or not self._timer.active()):
+            self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._ring)
+
+    def _ring(self) -> None:
+        self.realm.handle_deadline(self._clock.seconds())
+        self.settle()
+
+
+class MemoryLink:
+    """A device's connection to a ``MemoryRealm``; what ``RealmLink`` is to a real one."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        identity: Identity,
+        realm: MemoryRealm,
+        owner: LinkOwner,
+        random_fraction: Callable[[], float],
+    ) -> None:
+        self.path = Path("realm", realm.address)
+        self.is_up = False
+        self.max_content_bytes = 0
+        self.problem: str | None = "not connected yet"
+        self.identity = identity
+        self._clock = clock
+        self._realm = realm
+        self._owner = owner
+        self._random_fraction = random_fraction
+        self._client: RealmClient | None = None
+        self._conversation: Conversation | None = None
+        self._stopped = True
+        self._failures = 0
+        self._calls: list[Any] = []
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._stopped = False
+        self._later(0, self._connect)
+
+    def stop(self) -> Deferred[Any]:
+        """Close, and connect no more."""
+        self._flush()
+        self._stopped = True
+        self._hang_up("stopped")
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        return succeed(None)
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        """Send bytes to another device."""
+        if self._client is not None and self.is_up:
+            self._client.send(target_device, content)
+            self._later(0, self._flush)
+
+    def cut(self) -> None:
+        """Lose the connection without a word to either side."""
+        self._hang_up("the connection was cut")
+
+    def arrive(self, data: bytes) -> None:
+        """Take the realm's bytes, on the next turn."""
+        client = self._client
+        self._later(0, lambda: self._receive(client, data))
+
+    def closed_by_realm(self) -> None:
+        """Hear that the realm has closed the connection, after what it has sent."""
+        client = self._client
+        self._later(0, lambda: self._end(client))
+
+    def _end(self, client: RealmClient | None) -> None:
+        if client is self._client:
+            self._hang_up("closed by the realm")
+
+    def _later(self, seconds: float, call: Callable[[], Any]) -> None:
+        self._calls = [waiting for waiting in self._calls if waiting.active()]
+        self._calls.append(self._clock.callLater(seconds, call))
+
+    def _connect(self) -> None:
+        if self._stopped or self._client is not None:
+            return
+        self._conversation = self._realm.open(self)
+        if self._conversation is None:
+            self.problem = "the realm is off"
+            self._again()
+            return
+        self._client = RealmClient(self.identity.device_id, self._clock.seconds())
+        self._flush()
+        self._watch(self._client)
+
+    def _again(self) -> None:
+        self._failures += 1
+        wait = next_wait_seconds(self._failures, None, self._random_fraction())
+        self._later(wait, self._connect)
+
+    def _watch(self, client: RealmClient) -> None:
+        """Call the client whenever it wants to be called."""
+        if client is not self._client:
+            return
+        try:
+            client.handle_deadline(self._clock.seconds())
+        except RemoteProtocolError as problem:
+            self._hang_up(str(problem))
+            return
+        self._flush()
+        wait = max(0.01, client.next_deadline() - self._clock.seconds())
+        self._later(wait, lambda: self._watch(client))
+
+    def _receive(self, client: RealmClient | None, data: bytes) -> None:
+        if client is None or client is not self._client:
+            return
+        client.receive_data(data, self._clock.seconds())
+        while (event := client.next_event()) is not None:
+            match event:
+                case Welcomed():
+                    self.max_content_bytes = event.max_content_bytes
+                    self.is_up = True
+                    self.problem = None
+                    self._owner.link_up(self)
+                case Delivered():
+                    self._owner.content_received(self, event.source_device, event.content)
+                case Refused():
+                    self._refused(event.error)
+        self._flush()
+
+    def _refused(self, error: Error) -> None:
+        self.problem = explain(error.code, error.reason)
+        if error.target_device is not None or error.code == Code.IDENTITY_CONFLICT:
+            self._owner.content_refused(self, error)
+
+    def _flush(self) -> None:
+        if self._client is None or self._conversation is None:
+            return
+        data = self._client.data_to_send()
+        if data:
+            self._realm.receive(self._conversation, data)
+
+    def _hang_up(self, problem: str) -> None:
+        conversation, self._conversation = self._conversation, None
+        self._client = None
+        was_up, self.is_up = self.is_up, False
+        self.problem = problem
+        if conversation is not None:
+            self._realm.lost(self, conversation)
+        if was_up:
+            self._owner.link_down(self)
+        if not self._stopped:
+            self._again()
+
+
+class MemoryNetwork:
+    """Realms and devices on one clock.
+
+    Args:
+        seed: decides everything that is random but for keys.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.clock = Clock()
+        self._random = random.Random(seed)
+        self._numbers: Iterator[int] = itertools.count(1)
+        self._realms: dict[RealmAddress, MemoryRealm] = {}
+        self.realm = self.add_realm()
+
+    def add_realm(self, limits: Limits | None = None) -> MemoryRealm:
+        """Return a new realm; devices made from now on use it after the earlier ones."""
+        host = f"realm{next(self._numbers)}.test"
+        realm = MemoryRealm(self.clock, host, self._random.getrandbits(32), limits)
+        self._realms[realm.address] = realm
+        return realm
+
+    def device(self, name: str, factory: DeviceFactory, **options: Any) -> Device:
+        """Return a new device, started, on every realm; options are ``Device``'s."""
+        device = Device(
+            self.clock,
+            Identity.generate(),
+            factory,
+            realms=tuple(self._realms),
+            name=name,
+            make_link=self._make_link,
+            **options,
+        )
+        device.random_fraction = self._random.random
+        device.startService()
+        return device
+
+    def introduce(self, *devices: Device) -> None:
+        """Let devices trust each other."""
+        for device, other in itertools.permutations(devices, 2):
+            device.trust(other.device_id, other.device_name)
+
+    def settle(self) -> None:
+        """Pass packets until nothing is left to pass; no time goes by."""
+        for _ in range(MAX_TURNS):
+            due = [call for call in self.clock.getDelayedCalls() if call.getTime() <= self._now()]
+            if not due:
+                return
+            self.clock.advance(0)
+        raise AssertionError("the network never comes to rest")
+
+    def advance(self, seconds: float, step: float = 0.5) -> None:
+        """Let time go by, settling after each step."""
+        end = self._now() + seconds
+        while self._now() < end:
+            self.clock.advance(min(step, end - self._now()))
+            self.settle()
+
+    def result(self, deferred: Deferred[Result]) -> Result:
+        """Return what a Deferred has fired with.
+
+        Raises:
+            AssertionError: it has not fired yet.
+            Exception: whatever it failed with.
+        """
+        found: list[Any] = []
+        deferred.addBoth(found.append)
+        if not found:
+            raise AssertionError("not yet")
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        result: Result = found[0]
+        return result
+
+    def _now(self) -> float:
+        return float(self.clock.seconds())
+
+    def _make_link(
+        self,
+        reactor: Any,
+        identity: Identity,
+        address: RealmAddress,
+        owner: LinkOwner,
+        random_fraction: Callable[[], float],
+    ) -> MemoryLink:
+        return MemoryLink(reactor, identity, self._realms[address], owner, random_fraction)
