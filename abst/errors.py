@@ -74,9 +74,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.WRONG_VERSION: Meaning(
         True, "the protocol version is not spoken here", "update the older of the two programs"
     ),
-    Code.HELLO_FIRST: Meaning(
-        True, "a packet came before Hello", "send Hello as the first packet"
-    ),
+    Code.HELLO_FIRST: Meaning(True, "a packet came before Hello", "send Hello as the first packet"),
     Code.HELLO_LATE: Meaning(
         True, "no Hello came in time", "send Hello as soon as the connection is made"
     ),
@@ -198,6 +196,20 @@ class ConfigurationError(AbstError):
 
 class PeerUnreachableError(AbstError):
     """A peer cannot be reached now; the text says what was tried."""
+
+
+class SessionEndedError(AbstError):
+    """A session ended otherwise than by agreement.
+
+    Attributes:
+        unacknowledged: how many packets the peer has not acknowledged; each may or may not have
+            arrived.
+    """
+
+    def __init__(self, why: str, unacknowledged: int = 0) -> None:
+        lost = f"; {unacknowledged} packets not acknowledged" if unacknowledged else ""
+        super().__init__(f"the session ended: {why}{lost}")
+        self.unacknowledged = unacknowledged
 
 
 class NotTrustedError(AbstError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
 
 from abst.device_id import DEVICE_ID_BYTES, is_device_id
-from abst.errors import Code, RemoteProtocolError
+from abst.errors import Code, LocalProtocolError, RemoteProtocolError
 
 PROTOCOL_VERSION: Final = 1
 
@@ -28,7 +28,7 @@ MAX_CODE_CHARACTERS: Final = 40
 MAX_INVITATION_CHARACTERS: Final = 200
 MAX_ADDRESS_CHARACTERS: Final = 500
 MAX_LIST_ITEMS: Final = 16
-MAX_LIMITS: Final = 64
+MAX_LIMITS: Final = 32
 MAX_COUNT: Final = 2**63 - 1
 NONCE_BYTES: Final = 32
 SESSION_ID_BYTES: Final = 16
@@ -161,7 +161,11 @@ class Packet:
     body: ClassVar[tuple[Field, ...]] = ()
 
     def to_map(self) -> dict[str, Any]:
-        """Return the map to put on the wire, its keys in the order that the spec gives."""
+        """Return the map to put on the wire, its keys in the order that the spec gives.
+
+        Raises:
+            LocalProtocolError: a field has not its type or keeps not its limit.
+        """
         packet: dict[str, Any] = {"packet_id": self.packet_id}
         _collect(self, self.envelope, packet)
         if self.body:
@@ -188,8 +192,11 @@ class Packet:
 def _collect(packet: Packet, fields: tuple[Field, ...], into: dict[str, Any]) -> dict[str, Any]:
     for item in fields:
         value = getattr(packet, item.name)
-        if value is not None:
-            into[item.name] = value
+        if value is None and not item.required:
+            continue
+        if not item.holds(value):
+            raise LocalProtocolError(f"{packet.title}: {item.name} needs {item.type}")
+        into[item.name] = value
     return into
 
 
@@ -382,7 +389,15 @@ class Application(Packet):
     content: Any
 
     def to_map(self) -> dict[str, Any]:
-        """Return the map to put on the wire."""
+        """Return the map to put on the wire.
+
+        Raises:
+            LocalProtocolError: the id is not an application's.
+        """
+        if not FIRST_APPLICATION_ID <= self.id <= LAST_PACKET_ID:
+            raise LocalProtocolError(
+                f"an application's packet ids are {FIRST_APPLICATION_ID}-{LAST_PACKET_ID}"
+            )
         return {"packet_id": self.id, "content": self.content}
 
 
@@ -418,13 +433,17 @@ def parse(packet: Mapping[str, Any], known: Mapping[int, type[Packet]]) -> Packe
     return shape.from_map(packet)
 
 
-def parse_between_devices(packet: Mapping[str, Any]) -> Packet:
+def parse_between_devices(packet: Mapping[str, Any]) -> Packet | None:
     """Return the packet that a map from a channel holds: 0 and 1, or an application's.
 
+    The reserved ids give None: a newer version's packets are ignored.
+
     Raises:
-        RemoteProtocolError: UNKNOWN_PACKET for the reserved ids 2-4, MALFORMED as above.
+        RemoteProtocolError: MALFORMED as above.
     """
     packet_id = id_of(packet)
+    if packet_id in RESERVED_DEVICE_IDS:
+        return None
     if packet_id >= FIRST_APPLICATION_ID:
         if "content" not in packet:
             raise RemoteProtocolError(Code.MALFORMED, "content: missing")

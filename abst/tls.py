@@ -28,6 +28,9 @@ from abst.identity import Identity
 
 REALM_ALPN: Final = b"abst-realm/1"
 DEVICE_ALPN: Final = b"abst-device/1"
+TLS_HANDSHAKE_BYTE: Final = b"\x16"
+"""The first byte of every TLS connection (RFC 8446, 5.1)."""
+
 EXPORTER_LABEL: Final = b"EXPORTER-abst-channel"
 EXPORTER_BYTES: Final = 32
 

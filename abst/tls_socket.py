@@ -31,7 +31,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from abst.tls import ServerConnectionCreator
+from abst.tls import TLS_HANDSHAKE_BYTE, ServerConnectionCreator
 
 READ_BYTES: Final = 16384
 """The most that one TLS record holds (RFC 8446, 5.1)."""
@@ -48,8 +48,6 @@ USER_TIMEOUT_MILLISECONDS: Final = 15_000
 LINGER_SECONDS: Final = 2.0
 """How long what still arrives is read and thrown away after the last word has been sent: a socket
 closed with unread bytes resets the connection, and the last word is lost with it."""
-
-TLS_HANDSHAKE_BYTE: Final = b"\x16"
 
 PlainProtocolFactory = Callable[[], IProtocol]
 """Makes the protocol for a connection whose first byte is not TLS."""
