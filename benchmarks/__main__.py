@@ -7,7 +7,8 @@ taken within one round, so that the machine falls out of it.
 
 The same work for all: TLS 1.3 from the first byte, with a certificate on both sides and Ed25519
 keys in all of them, TLS_AES_128_GCM_SHA256 (the generator offers nothing else: see
-``openssl.cnf``), X25519, and no TLS session resumption. What differs: a realm's devices have
+``openssl.cnf``), and no TLS session resumption. The key exchange is what both sides' TLS libraries
+like best: no handshake falls into a window that is timed. What differs: a realm's devices have
 self-signed certificates, one each, and the realm proves each packet's sender; the clients of the
 brokers share one certificate signed by an authority. The payload is the same; the header around it
 is each protocol's own. TLS itself is Go's in nats-server, and OpenSSL in the others. What was
@@ -15,7 +16,7 @@ negotiated stands above the table.
 
 The generator is one process, and needs a CPU of its own to be no limit: where the column
 "generator CPU" comes near 100 %, packets per second say little about the server, and packets per
-CPU second still hold. A whole run takes about eight minutes.
+CPU second still hold. A whole run takes about ten minutes.
 
 Exit status: 0 if all runs gave figures, whatever they are; 1 if one failed; 2 for wrong usage.
 """
