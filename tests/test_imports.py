@@ -25,6 +25,7 @@ PURE = (
     "abst.codec",
     "abst.device_id",
     "abst.errors",
+    "abst.framing",
     "abst.packets",
     "abst.device.session",
     "abst.realm.conversation",
