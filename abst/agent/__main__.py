@@ -1,0 +1,57 @@
+"""``python -m abst.agent --home DIR``: the agent as 'abst up' runs it.
+
+In the background it logs to a file in its home that never grows large; with ``--foreground`` it
+logs to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from abst.agent.home import Home, default_home
+
+LOG_BYTES = 1_000_000
+LOG_FILES = 2
+
+
+def start_log(home: Home, *, foreground: bool) -> None:
+    """Send log lines to the terminal, or to a file that is rotated."""
+    from twisted.logger import globalLogBeginner, textFileLogObserver
+    from twisted.python.logfile import LogFile
+
+    out: Any = sys.stderr
+    if not foreground:
+        out = LogFile(
+            home.log.name,
+            str(home.path),
+            rotateLength=LOG_BYTES,
+            maxRotatedFiles=LOG_FILES,
+            defaultMode=0o600,
+        )
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(out)], redirectStandardIO=False)
+
+
+def main() -> None:
+    """Run the agent until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m abst.agent", description="Runs the agent.")
+    parser.add_argument("--home", type=Path, default=None, help="the device's folder")
+    parser.add_argument("--foreground", action="store_true", help="log to the terminal")
+    arguments = parser.parse_args()
+    home = Home(arguments.home or default_home())
+
+    from twisted.internet import reactor
+
+    from abst.agent.service import AgentService
+
+    service = AgentService(reactor, home)
+    service.startService()
+    start_log(home, foreground=arguments.foreground)
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()

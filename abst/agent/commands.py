@@ -1,0 +1,289 @@
+"""What the agent does when the command line asks: one method for each command.
+
+Owns the meaning of the commands and the words of their results; ``control`` owns how they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from abst import __version__
+from abst.address import RealmAddress
+from abst.agent.control import Command, Emit
+from abst.agent.home import Home
+from abst.agent.inbox import Inbox
+from abst.agent.packets import MAX_MESSAGE_CHARACTERS
+from abst.agent.sessions import AgentProtocol
+from abst.device import Device, Peer
+from abst.device_id import DeviceID
+from abst.errors import AbstError, PeerUnreachableError
+from abst.packets import MAX_NAME_CHARACTERS
+
+ANSWER_SECONDS: Final = 15.0
+PROGRESS_SECONDS: Final = 0.1
+MAX_PINGS: Final = 1_000_000
+
+
+class Commands:
+    """The agent's commands.
+
+    Args:
+        device: the device.
+        home: its home.
+        inbox: its inbox.
+        listeners: who hears of what arrives.
+        save: writes the settings to disk.
+        stop: ends the agent.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        home: Home,
+        inbox: Inbox,
+        listeners: set[Emit],
+        save: Callable[[], None],
+        stop: Callable[[], None],
+    ) -> None:
+        self._device = device
+        self._home = home
+        self._inbox = inbox
+        self._listeners = listeners
+        self._save = save
+        self._stop = stop
+        self._started = device.reactor.seconds()
+
+    def by_name(self) -> dict[str, Command]:
+        """Return every command under the name by which it is asked for."""
+        return {
+            "status": self.status,
+            "peers": self.peers,
+            "trust": self.trust,
+            "forget": self.forget,
+            "realm_add": self.realm_add,
+            "realm_list": self.realm_list,
+            "realm_remove": self.realm_remove,
+            "ping": self.ping,
+            "message": self.message,
+            "listen": self.listen,
+            "send": self.send,
+            "inbox": self.inbox,
+            "down": self.down,
+        }
+
+    async def status(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Tell who this device is, and how its realms and sessions stand."""
+        device = self._device
+        return {
+            "device_id": str(device.device_id),
+            "name": device.device_name,
+            "home": str(self._home),
+            "version": __version__,
+            "uptime_seconds": round(device.reactor.seconds() - self._started, 1),
+            "realms": self._realms(),
+            "peers": len(device.peers),
+            "sessions": [
+                {"peer": entry["peer"], "device_id": entry["device_id"], "path": entry["path"]}
+                for entry in map(self._peer, device.peers)
+                if entry["in_session"]
+            ],
+        }
+
+    async def peers(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """List the trusted devices."""
+        return {"peers": [self._peer(peer) for peer in self._device.peers]}
+
+    async def trust(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Trust a device."""
+        try:
+            device_id = DeviceID.parse(str(arguments["device_id"]))
+        except ValueError as error:
+            raise AbstError(str(error)) from None
+        name = str(arguments.get("name") or "")
+        if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+            raise AbstError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
+        self._refuse_taken_name(name, device_id)
+        return _named(self._device.trust(device_id, name))
+
+    async def forget(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Stop trusting a device."""
+        peer = self._find(arguments)
+        self._device.forget(peer.device_id)
+        return _named(peer)
+
+    async def realm_add(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Use a realm."""
+        address = RealmAddress.parse(str(arguments["realm"]))
+        self._device.addRealm(address)
+        self._save()
+        return {"realm": str(address)}
+
+    async def realm_list(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """List the realms and how they stand."""
+        return {"realms": self._realms()}
+
+    async def realm_remove(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Leave a realm, named by its address or its host."""
+        text = str(arguments["realm"])
+        found = [
+            address
+            for address in self._device.links
+            if text in (str(address), address.host, f"{address.host}:{address.port}")
+        ]
+        if len(found) != 1:
+            raise AbstError(
+                f"{text!r} means {len(found) or 'no'} realms: 'abst realm list' shows the addresses"
+            )
+        await self._device.removeRealm(found[0])
+        self._save()
+        return {"realm": str(found[0])}
+
+    async def ping(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Measure round trips to a peer."""
+        peer = self._find(arguments)
+        count = min(max(int(arguments.get("count", 3)), 1), MAX_PINGS)
+        interval = max(float(arguments.get("interval_seconds", 1.0)), 0.0)
+        times: list[float] = []
+        for sequence in range(1, count + 1):
+            if sequence > 1:
+                await deferLater(self._device.reactor, interval, lambda: None)
+            protocol = await self._connect(peer)
+            seconds = await self._in_time(protocol.ping(), peer)
+            times.append(seconds)
+            emit(
+                {
+                    "peer": str(peer),
+                    "sequence": sequence,
+                    "rtt_seconds": round(seconds, 6),
+                    "path": str(protocol.path) if protocol.path else None,
+                }
+            )
+        return {
+            "peer": str(peer),
+            "sent": count,
+            "received": len(times),
+            "min_seconds": round(min(times), 6),
+            "mean_seconds": round(sum(times) / len(times), 6),
+            "max_seconds": round(max(times), 6),
+        }
+
+    async def message(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Send a message; done when the peer has it."""
+        peer = self._find(arguments)
+        text = str(arguments["text"])
+        if len(text) > MAX_MESSAGE_CHARACTERS:
+            raise AbstError(f"a message has at most {MAX_MESSAGE_CHARACTERS} characters")
+        protocol = await self._connect(peer)
+        await self._in_time(protocol.send_message(text), peer)
+        return {**_named(protocol.peer), "delivered": True}
+
+    async def listen(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Tell of everything that arrives, until nobody listens any more."""
+        self._listeners.add(emit)
+        try:
+            emit({"kind": "listening"})
+            await Deferred()
+        finally:
+            self._listeners.discard(emit)
+        return {}
+
+    async def send(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Send files, one after the other."""
+        peer = self._find(arguments)
+        protocol = await self._connect(peer)
+        files = []
+        for text in arguments["paths"]:
+            path = Path(text)
+            progress = _Progress(path.name, emit, self._device.reactor.seconds)
+            sent = await protocol.files.send(path, progress)
+            entry = {
+                "file": path.name,
+                "size_bytes": sent.size_bytes,
+                "sha256": sent.sha256.hex(),
+                "stored_as": sent.stored_as,
+            }
+            emit({**entry, "done": True})
+            files.append(entry)
+        return {"peer": str(protocol.peer), "files": files}
+
+    async def inbox(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """List what has arrived."""
+        return {"items": self._inbox.items()}
+
+    async def down(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """End the agent, once the answer is out."""
+        self._device.reactor.callLater(0.05, self._stop)
+        return {"stopping": True}
+
+    # What commands share.
+
+    def _find(self, arguments: dict[str, Any]) -> Peer:
+        return self._device.peers.find(str(arguments["peer"]))
+
+    def _refuse_taken_name(self, name: str, device_id: DeviceID) -> None:
+        for peer in self._device.peers:
+            if name and peer.name == name and peer.device_id != device_id:
+                raise AbstError(f"another peer is called {name!r} already: choose another name")
+
+    async def _connect(self, peer: Peer) -> AgentProtocol:
+        protocol = await self._device.connect(peer.device_id)
+        assert isinstance(protocol, AgentProtocol)
+        return protocol
+
+    async def _in_time(self, waiting: Deferred[Any], peer: Peer) -> Any:
+        """Wait for something that a peer answers, for a while."""
+        shared: Deferred[Any] = Deferred(lambda _: None)
+        waiting.addCallbacks(
+            lambda value: None if shared.called else shared.callback(value),
+            lambda failure: None if shared.called else shared.errback(failure),
+        )
+        late = PeerUnreachableError(f"{peer} has not answered within {ANSWER_SECONDS:g} seconds")
+        timer = self._device.reactor.callLater(
+            ANSWER_SECONDS, lambda: None if shared.called else shared.errback(late)
+        )
+        try:
+            return await shared
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _realms(self) -> list[dict[str, Any]]:
+        return [
+            {"realm": str(address), "up": link.is_up, "problem": link.problem}
+            for address, link in self._device.links.items()
+        ]
+
+    def _peer(self, peer: Peer) -> dict[str, Any]:
+        session = self._device.session_with(peer.device_id)
+        path = None if session is None else session.path
+        return {
+            **_named(peer),
+            "path": None if path is None else str(path),
+            "key_pinned": peer.public_key is not None,
+            "in_session": session is not None,
+        }
+
+
+class _Progress:
+    """Tells how far a file is, not more often than somebody can read."""
+
+    def __init__(self, name: str, emit: Emit, now: Callable[[], float]) -> None:
+        self._name = name
+        self._emit = emit
+        self._now = now
+        self._last = 0.0
+
+    def __call__(self, sent_bytes: int, size_bytes: int) -> None:
+        now = self._now()
+        if now - self._last >= PROGRESS_SECONDS or sent_bytes == size_bytes:
+            self._last = now
+            self._emit({"file": self._name, "sent_bytes": sent_bytes, "size_bytes": size_bytes})
+
+
+def _named(peer: Peer) -> dict[str, Any]:
+    return {"peer": str(peer), "device_id": str(peer.device_id), "name": peer.name}

@@ -1,0 +1,106 @@
+"""The Unix socket over which the command line asks the agent for things.
+
+One request for each connection: a line of JSON with ``command`` and its arguments. The answer is
+any number of lines ``{"event": ...}``, then one ``{"result": ...}`` or ``{"error": "one line"}``.
+Whoever closes the connection cancels the command. The socket is for the home's owner alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from abst.errors import AbstError
+
+MAX_LINE_BYTES: Final = 1024 * 1024
+
+Emit = Callable[[dict[str, Any]], None]
+"""Sends one event to whoever runs the command."""
+
+Command = Callable[[dict[str, Any], Emit], Awaitable[dict[str, Any]]]
+"""Runs a command with its arguments; returns its result, or raises an ``AbstError``."""
+
+
+class ControlProtocol(LineOnlyReceiver):
+    """One request."""
+
+    factory: ControlFactory
+    delimiter = b"\n"
+    MAX_LENGTH = MAX_LINE_BYTES
+
+    def __init__(self) -> None:
+        self._running: Deferred[Any] | None = None
+        self._connected = True
+
+    def lineReceived(self, line: bytes) -> None:
+        """Run the command that the line names."""
+        if self._running is not None:
+            return
+        try:
+            request = json.loads(line)
+            command = self.factory.commands[request.pop("command")]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._answer(
+                {"error": "the agent does not know this command: are both of one version?"}
+            )
+            return
+        self._running = ensureDeferred(_run(command, request, self._emit))
+        self._running.addCallbacks(self._succeeded, self._failed)
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802 (Twisted's name)
+        """Refuse a request that is too long."""
+        self._answer({"error": f"a request has at most {MAX_LINE_BYTES} bytes"})
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Cancel what still runs: nobody waits for it any more."""
+        self._connected = False
+        if self._running is not None:
+            self._running.cancel()
+
+    def _emit(self, event: dict[str, Any]) -> None:
+        self._write({"event": event})
+
+    def _succeeded(self, result: dict[str, Any]) -> None:
+        self._answer({"result": result})
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        if failure.check(AbstError):
+            self._answer({"error": str(failure.value)})
+            return
+        self.factory.log.failure("a command failed", failure)
+        self._answer({"error": "something went wrong in the agent: its log says what"})
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self._write(answer)
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def _write(self, value: dict[str, Any]) -> None:
+        if self._connected:
+            self.sendLine(json.dumps(value).encode())
+
+
+async def _run(command: Command, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    try:
+        return await command(arguments, emit)
+    except KeyError as error:
+        raise AbstError(f"the command lacks the argument {error}") from None
+
+
+class ControlFactory(Factory):
+    """The agent's commands, by name."""
+
+    protocol = ControlProtocol  # type: ignore[assignment]
+    noisy = False
+    log = Logger(namespace="abst.agent")
+
+    def __init__(self, commands: dict[str, Command]) -> None:
+        self.commands = commands

@@ -1,0 +1,231 @@
+"""A device's home: the folder with its identity, its settings, its peers and its inbox.
+
+Owns what stands where, who may read it, and that only one agent uses it at a time. Files are
+replaced whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abst.address import RealmAddress
+from abst.device.peers import Peer
+from abst.device_id import DeviceID
+from abst.errors import AbstError, ConfigurationError
+from abst.identity import Identity
+
+MAX_SETTINGS_BYTES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the owner of a device has chosen.
+
+    Attributes:
+        name: what the device calls itself.
+        realms: where it can be found, in the order of use.
+        peers: whom it trusts.
+    """
+
+    name: str = ""
+    realms: tuple[RealmAddress, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return ``$ABST_HOME``, else the folder ``abst`` in the XDG data folder."""
+    given = environment.get("ABST_HOME")
+    if given:
+        return Path(given).expanduser()
+    base = environment.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "abst"
+
+
+class Home:
+    """One device's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def identity_file(self) -> Path:
+        """The private key."""
+        return self.path / "identity.pem"
+
+    @property
+    def settings_file(self) -> Path:
+        """Name, realms and peers."""
+        return self.path / "settings.json"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens for commands."""
+        return self.path / "agent.sock"
+
+    @property
+    def log(self) -> Path:
+        """What the agent has to say when nobody looks."""
+        return self.path / "agent.log"
+
+    @property
+    def inbox(self) -> Path:
+        """Where files from peers arrive."""
+        return self.path / "inbox"
+
+    @property
+    def inbox_index(self) -> Path:
+        """What arrived, one JSON object a line."""
+        return self.path / "inbox.jsonl"
+
+    def create(self, name: str) -> Identity:
+        """Make the folder and a new identity in it.
+
+        Raises:
+            AbstError: there is an identity already, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(str(self.path), None, error.strerror or "?") from None
+        self._check_permissions()
+        identity = Identity.generate()
+        try:
+            identity.save(self.identity_file)
+        except FileExistsError:
+            raise AbstError(
+                f"{self.path} has an identity already; 'abst id' shows it "
+                "(use --home or ABST_HOME for another device)"
+            ) from None
+        self.save_settings(Settings(name=name))
+        return identity
+
+    def open(self) -> tuple[Identity, Settings]:
+        """Return the identity and the settings.
+
+        Raises:
+            AbstError: there is no such home, or it is not usable; the text says what to do.
+        """
+        if not self.identity_file.exists():
+            raise AbstError(f"there is no device in {self.path} yet: run 'abst init' first")
+        self._check_permissions()
+        return Identity.load(self.identity_file), self._load_settings()
+
+    def save_settings(self, settings: Settings) -> None:
+        """Replace the settings on disk.
+
+        Raises:
+            ConfigurationError: the disk is full, or the folder cannot be written.
+        """
+        document = {
+            "name": settings.name,
+            "realms": [str(address) for address in settings.realms],
+            "peers": [
+                {
+                    "device_id": str(peer.device_id),
+                    "name": peer.name,
+                    "public_key": None if peer.public_key is None else peer.public_key.hex(),
+                }
+                for peer in settings.peers
+            ],
+        }
+        try:
+            replace_file(self.settings_file, json.dumps(document, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise ConfigurationError(str(self.settings_file), None, error.strerror or "?") from None
+
+    def lock(self) -> int:
+        """Take the home for this process; the lock goes with the process, however it ends.
+
+        Returns:
+            The lock's descriptor, to be kept open.
+
+        Raises:
+            AbstError: another agent has it.
+        """
+        descriptor = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise AbstError(f"another agent is running for {self.path}") from None
+        return descriptor
+
+    def _check_permissions(self) -> None:
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise ConfigurationError(str(self.path), None, error.strerror or "?") from None
+        if found.st_uid != os.geteuid():
+            raise ConfigurationError(str(self.path), None, "belongs to another user")
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o077:
+            raise ConfigurationError(
+                str(self.path),
+                None,
+                f"others may look inside (mode {mode:04o}); run: chmod 700 {self.path}",
+            )
+
+    def _load_settings(self) -> Settings:
+        path = self.settings_file
+        try:
+            with path.open("rb") as file:
+                document = json.loads(file.read(MAX_SETTINGS_BYTES))
+        except FileNotFoundError:
+            return Settings()
+        except OSError as error:
+            raise ConfigurationError(str(path), None, error.strerror or "?") from None
+        except ValueError as error:
+            raise ConfigurationError(str(path), None, f"not JSON: {error}") from None
+        try:
+            return Settings(
+                name=str(document["name"]),
+                realms=tuple(RealmAddress.parse(text) for text in document["realms"]),
+                peers=tuple(_peer(entry) for entry in document["peers"]),
+            )
+        except (KeyError, TypeError, ValueError, AbstError) as error:
+            raise ConfigurationError(str(path), None, f"not a device's settings: {error}") from None
+
+
+def _peer(entry: Any) -> Peer:
+    key = entry["public_key"]
+    return Peer(
+        DeviceID.parse(entry["device_id"]),
+        str(entry["name"]),
+        None if key is None else bytes.fromhex(key),
+    )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, so that it survives a crash at any moment.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; the old file is unharmed.
+    """
+    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,118 @@
+"""The agent as a Twisted service: home, lock, device, and the socket for commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Final
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from abst.agent.commands import Commands
+from abst.agent.control import ControlFactory, Emit
+from abst.agent.home import Home, Settings
+from abst.agent.inbox import Inbox
+from abst.agent.sessions import AgentFactory
+from abst.device import Device, PeerBook
+from abst.errors import AbstError
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+GOODBYE_SECONDS: Final = 0.2
+
+
+class AgentService(MultiService):
+    """A device with a home.
+
+    Attributes:
+        device: the device; None before the service is started.
+    """
+
+    name = "abst-device"
+    log = Logger(namespace="abst.agent")
+
+    def __init__(self, reactor: Any, home: Home) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._home = home
+        self._lock: int | None = None
+        self._port: IListeningPort | None = None
+        self._listeners: set[Emit] = set()
+        self.device: Device | None = None
+
+    def startService(self) -> None:
+        """Take the home, start the device, and listen for commands.
+
+        Raises:
+            SystemExit: something is in the way; the text says what.
+        """
+        try:
+            self._open()
+        except AbstError as error:
+            raise SystemExit(f"abst-device: {error}") from None
+        super().startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop listening, end the sessions, and give the home back."""
+        return ensureDeferred(self._stop())
+
+    def _open(self) -> None:
+        identity, settings = self._home.open()
+        socket = str(self._home.socket)
+        if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+            raise AbstError(f"{socket}: too long for a socket; choose a home with a shorter path")
+        self._lock = self._home.lock()
+        # With the lock in hand, a socket that is still there is one that a killed agent has left.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket)
+        inbox = Inbox(self._home)
+        inbox.clean()
+        peers = PeerBook(settings.peers, self._save)
+        self.device = Device(
+            self._reactor,
+            identity,
+            AgentFactory(inbox, self._notify),
+            realms=settings.realms,
+            peers=peers,
+            name=settings.name,
+        )
+        self.device.setServiceParent(self)
+        commands = Commands(
+            self.device, self._home, inbox, self._listeners, self._save, self._reactor.stop
+        )
+        endpoint = UNIXServerEndpoint(self._reactor, socket, mode=0o600)
+        listening = endpoint.listen(ControlFactory(commands.by_name()))
+        listening.addCallbacks(self._listens, self._failed_to_listen)
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._port = port
+        self.log.info("the agent is ready: {home}", home=str(self._home))
+
+    def _failed_to_listen(self, failure: Any) -> None:
+        raise SystemExit(f"abst-device: {failure.getErrorMessage()}")
+
+    async def _stop(self) -> None:
+        if self._port is not None:
+            await self._port.stopListening()  # type: ignore[misc]
+        await super().stopService()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _save(self) -> None:
+        device = self.device
+        if device is None:
+            return
+        settings = Settings(device.device_name, tuple(device.links), tuple(device.peers))
+        try:
+            self._home.save_settings(settings)
+        except AbstError as error:
+            self.log.error("the settings cannot be saved: {error}", error=str(error))
+            raise
+
+    def _notify(self, item: dict[str, Any]) -> None:
+        for emit in tuple(self._listeners):
+            emit(item)

@@ -1,0 +1,95 @@
+"""The agent's side of a session with a peer: messages and files in, messages and files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from abst.agent.files import FileTransfers
+from abst.agent.inbox import Inbox, StorageError
+from abst.agent.packets import MESSAGE, is_well_formed
+from abst.device import DeviceFactory, DeviceProtocol, Peer
+from abst.errors import AbstError, SessionEndedError
+
+Notify = Callable[[dict[str, Any]], None]
+"""Called with each item that arrives, as the inbox lists it."""
+
+
+class AgentProtocol(DeviceProtocol):
+    """One session between two agents.
+
+    Attributes:
+        files: the files on their way in it.
+    """
+
+    factory: AgentFactory
+    log = Logger(namespace="abst.agent")
+
+    def connectionMade(self) -> None:
+        """Begin with no file on its way."""
+        self.files = FileTransfers(self, self.factory.inbox, self._file_arrived)
+
+    def packetReceived(self, packet_id: int, content: Any) -> None:
+        """Take a message, or hand a packet of a file on; what is neither is ignored."""
+        if not is_well_formed(packet_id, content):
+            self.log.warn("packet {id} of a peer is none of the agent's", id=packet_id)
+        elif packet_id == MESSAGE:
+            self._arrived({"kind": "message", "text": content["text"]})
+        else:
+            self.files.packet_received(packet_id, content)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Drop the files that were on their way."""
+        problem = reason.value
+        if not isinstance(problem, AbstError):
+            problem = SessionEndedError("the other side ended it")
+        self.files.ended(problem)
+
+    def send_message(self, text: str) -> Deferred[None]:
+        """Return a Deferred that fires when the peer has the message."""
+        return self.sendPacket(MESSAGE, {"text": text})
+
+    def _file_arrived(self, path: Path, size_bytes: int, sha256: bytes) -> None:
+        self._arrived(
+            {
+                "kind": "file",
+                "file": path.name,
+                "path": str(path),
+                "size_bytes": size_bytes,
+                "sha256": sha256.hex(),
+            }
+        )
+
+    def _arrived(self, item: dict[str, Any]) -> None:
+        peer = self.peer
+        whole = {**item, "peer": str(peer), "device_id": str(peer.device_id)}
+        try:
+            whole = self.factory.inbox.add(whole)
+        except StorageError as problem:
+            self.log.error("the inbox's list cannot be written: {problem}", problem=str(problem))
+        self.factory.notify(whole)
+
+
+class AgentFactory(DeviceFactory):
+    """Builds the agent's protocols.
+
+    Args:
+        inbox: where files and messages go.
+        notify: who else hears of what arrives.
+    """
+
+    protocol = AgentProtocol
+
+    def __init__(self, inbox: Inbox, notify: Notify) -> None:
+        self.inbox = inbox
+        self.notify = notify
+
+    def buildProtocol(self, peer: Peer) -> DeviceProtocol | None:
+        """Return the protocol of a new session."""
+        return super().buildProtocol(peer)
