@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
@@ -36,6 +37,9 @@ EXPORTER_BYTES: Final = 32
 
 _READ_BYTES: Final = 16384
 
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
+"""What cryptography raises for certificates and keys that OpenSSL lets pass."""
+
 CheckKey = Callable[[bytes], None]
 """Called with the other side's SubjectPublicKeyInfo (DER); raises an AbstError to refuse it."""
 
@@ -53,14 +57,13 @@ def device_key_of(certificate: crypto.X509 | None) -> bytes:
     """
     if certificate is None:
         raise IdentityError("the other side showed no certificate")
-    parsed = certificate.to_cryptography()
     try:
-        key = parsed.public_key()
-    except ValueError:
-        key = None  # type: ignore[assignment]
-    if not isinstance(key, Ed25519PublicKey):
-        raise IdentityError("a device's certificate carries an Ed25519 key, this one does not")
-    return key_of(parsed)
+        parsed = certificate.to_cryptography()
+        if isinstance(parsed.public_key(), Ed25519PublicKey):
+            return key_of(parsed)
+    except _UNREADABLE:
+        pass
+    raise IdentityError("a device's certificate carries an Ed25519 key, this one does not")
 
 
 class _KeyCheck:
@@ -76,7 +79,7 @@ class _KeyCheck:
         except AbstError as error:
             self.problem = error
             return False
-        except ValueError:
+        except _UNREADABLE:
             self.problem = IdentityError("the other side's certificate has an unknown kind of key")
             return False
         return True
@@ -183,24 +186,34 @@ class PinnedRealmCreator:
     """
 
     def __init__(self, identity: Identity, address: RealmAddress) -> None:
-        self._context = _context(identity, _verify_by_check)
+        # Twisted keeps its own object in a connection's app data, so the check is the context's.
+        self._context = _context(identity, self._verify)
         self._context.set_alpn_protos([REALM_ALPN])
         self._address = address
-        self._last: _KeyCheck | None = None
+        self._key_check = _KeyCheck(self._check)
 
     @property
     def problem(self) -> AbstError | None:
         """Why the last handshake was refused here, or None."""
-        return self._last.problem if self._last is not None else None
+        return self._key_check.problem
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """Return a new client connection that accepts the pinned key alone."""
         connection = SSL.Connection(self._context, None)
-        self._last = _KeyCheck(self._check)
-        connection.set_app_data(self._last)
+        self._key_check.problem = None
         if not _is_ip_address(self._address.host):
             connection.set_tlsext_host_name(self._address.host.encode("idna"))
         return connection
+
+    def _verify(
+        self,
+        connection: SSL.Connection,
+        certificate: crypto.X509,
+        error: int,
+        depth: int,
+        ok: int,
+    ) -> bool:
+        return depth > 0 or self._key_check.accepts(certificate)
 
     def _check(self, key: bytes) -> None:
         assert self._address.pin is not None
@@ -306,7 +319,7 @@ class TlsEngine:
         view = memoryview(plaintext)
         while view and not self.closed:
             try:
-                view = view[self._connection.send(view) :]  # type: ignore[arg-type]
+                view = view[self._connection.send(view) :]
             except SSL.Error as error:
                 self._fail(error)
 

@@ -226,11 +226,19 @@ class Device(Service):
 
     def met(self, device_id: DeviceID, key: bytes, name: str) -> None:
         """Note what a trusted device has shown."""
-        self.peers.met(device_id, key, name)
+        try:
+            self.peers.met(device_id, key, name)
+        except AbstError as error:
+            # A full disk is no reason to lose a session; the key is pinned in memory already.
+            self.log.error("a peer's key is not saved: {error}", error=str(error))
 
     def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
-        """Return the application's protocol for a new session."""
-        return self.factory.buildProtocol(peer)
+        """Return the application's protocol for a new session; None when it has none or fails."""
+        try:
+            return self.factory.buildProtocol(peer)
+        except Exception:
+            self.log.failure("an application's factory failed")
+            return None
 
     def connection_idle(self, connection: PeerConnection) -> None:
         """Forget a connection that has nothing left."""

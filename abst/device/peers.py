@@ -103,7 +103,7 @@ class PeerBook:
     def met(self, device_id: DeviceID, key: bytes, name: str) -> Peer:
         """Note the key and the name that a trusted device has shown; the first key is pinned."""
         known = self._peers[device_id]
-        name = printable_name(name)
+        name = printable(name).strip()[:MAX_NAME_CHARACTERS]
         fresh = replace(known, name=known.name or name, public_key=known.public_key or key)
         return known if fresh == known else self._put(fresh)
 
@@ -113,7 +113,6 @@ class PeerBook:
         return peer
 
 
-def printable_name(name: str) -> str:
-    """Return a name that another device has sent, without what could disturb a terminal."""
-    shown = "".join(letter for letter in name if letter.isprintable()).strip()
-    return shown[:MAX_NAME_CHARACTERS]
+def printable(text: str) -> str:
+    """Return a text that another device has sent, without what could disturb a terminal."""
+    return "".join(letter for letter in text if letter.isprintable())
