@@ -20,16 +20,18 @@ PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abs
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-debian-13 check format bench wheel clean FORCE
+.PHONY: help venv demo test test-debian-13 check format bench wheel clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+venv: $(LATEST)/.package ## a virtual environment with ABST, .venv/latest
+
 demo: $(LATEST)/.package ## a realm and two agents send each other a file [FILE=path]
 	@echo "== demo"
-	$(LATEST)/bin/abst demo $(if $(FILE),"$(FILE)")
+	$(LATEST)/bin/abst demo $(if $(FILE),--file "$(FILE)")
 
 # The tests run against the checkout, which `python -m` puts first; what they start as processes finds
 # the installed copy, which .package keeps the same.
