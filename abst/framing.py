@@ -59,15 +59,19 @@ class Frame:
 
     Args:
         max_bytes: the largest packet.
-        max_items: the most items in one map or array.
+        max_map_items: the most pairs in one map.
+        max_array_items: the most items in one array.
         max_depth: how many maps and arrays may stand in each other, the packet's own included.
     """
 
-    __slots__ = ("_at", "_max_bytes", "_max_depth", "_max_items", "_open")
+    __slots__ = ("_at", "_max_array_items", "_max_bytes", "_max_depth", "_max_map_items", "_open")
 
-    def __init__(self, max_bytes: int, max_items: int, max_depth: int) -> None:
+    def __init__(
+        self, max_bytes: int, max_map_items: int, max_array_items: int, max_depth: int
+    ) -> None:
         self._max_bytes = max_bytes
-        self._max_items = max_items
+        self._max_map_items = max_map_items
+        self._max_array_items = max_array_items
         self._max_depth = max_depth
         self._at = 0
         # How many values still have to come, in the stream itself and in each open map or array.
@@ -125,10 +129,9 @@ class Frame:
         depth = len(self._open)
         if depth == 1 and for_each != 2:
             raise _not_a_map()
-        if items > self._max_items:
-            raise RemoteProtocolError(
-                Code.TOO_LARGE, f"a map or array has at most {self._max_items} items here"
-            )
+        most = self._max_map_items if for_each == 2 else self._max_array_items
+        if items > most:
+            raise RemoteProtocolError(Code.TOO_LARGE, f"a map or array of more than {most} items")
         if depth > self._max_depth:
             raise RemoteProtocolError(Code.MALFORMED, f"nested deeper than {self._max_depth}")
 

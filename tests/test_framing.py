@@ -12,7 +12,8 @@ from abst.errors import Code, RemoteProtocolError
 from abst.framing import Frame
 
 MAX_BYTES = 500
-MAX_ITEMS = 20
+MAX_MAP_ITEMS = 20
+MAX_ARRAY_ITEMS = 30
 MAX_DEPTH = 4
 
 scalars = (
@@ -48,7 +49,7 @@ LONG_FORMS = [
 
 
 def frame() -> Frame:
-    return Frame(MAX_BYTES, MAX_ITEMS, MAX_DEPTH)
+    return Frame(MAX_BYTES, MAX_MAP_ITEMS, MAX_ARRAY_ITEMS, MAX_DEPTH)
 
 
 def depth_of(value: Any) -> int:
@@ -113,7 +114,7 @@ class FrameTests(TestCase):
         for promise in (
             b"\xdf\xff\xff\xff\xff",
             b"\xde\x00\x15",
-            b"\x81\xa1k\xdc\x00\x15",
+            b"\x81\xa1k\xdc\x00\x1f",
             b"\x81\xa1k\xdd\xff\xff\xff\xff",
             b"\x81\xa1k\xc6\xff\xff\xff\xff",
             b"\x81\xa1k\xdb\xff\xff\xff\xff",
@@ -161,7 +162,7 @@ class FrameTests(TestCase):
             b"\x81\xa1k\xdc\x0f\xff" + b"\x90" * 4000,
         ):
             tracemalloc.start()
-            found = Frame(65536, 4096, 32)
+            found = Frame(65536, 1024, 4096, 32)
             self.assertIsNone(found.find_end(packet))
             _, peak_bytes = tracemalloc.get_traced_memory()
             tracemalloc.stop()

@@ -15,6 +15,7 @@ from typing import Final
 from abst import codec, packets
 from abst.device_id import is_device_id
 from abst.errors import MEANINGS, Code, RemoteProtocolError
+from abst.framing import Frame
 from abst.packets import NONCE_BYTES, PROTOCOL_VERSION, BackHeartbeat, Error, Hello, Send
 from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
@@ -77,7 +78,7 @@ class Realm:
         """Return the conversation of a connection that has just been made."""
         conversation = Conversation(self, observed_address, now)
         self.conversations.add(conversation)
-        self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_silence)
+        self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_hello)
         return conversation
 
     def next_deadline(self) -> float | None:
@@ -96,6 +97,10 @@ class Realm:
             conversation.close(Code.RESTARTING, retry_after=wait)
 
 
+def _no_measure() -> int:
+    return 0
+
+
 class Conversation:
     """One connection's side of the realm.
 
@@ -103,6 +108,8 @@ class Conversation:
         state: where it stands.
         device_id: what the certificate proved; None before ``identify``.
         carrier: whatever the adapter wants to find again; never used here.
+        measure_progress: returns a number that grows while the device reads, though too slowly
+            for the connection to take more; set by an adapter that can tell.
         heard_at: when bytes last came.
         observed_address: the other end's host and port as the realm sees them, or None.
         closed_for: the code with which the realm closed the conversation, or None.
@@ -111,12 +118,13 @@ class Conversation:
 
     __slots__ = (
         "_blocked_since",
-        "_decoder",
         "_drops",
+        "_frame",
         "_head",
         "_missing_bytes",
         "_outbox",
         "_partial",
+        "_progress",
         "_realm",
         "_replacements",
         "_stall_watched",
@@ -124,6 +132,7 @@ class Conversation:
         "closed_for",
         "device_id",
         "heard_at",
+        "measure_progress",
         "observed_address",
         "stalled",
         "state",
@@ -132,13 +141,16 @@ class Conversation:
     def __init__(self, realm: Realm, observed_address: tuple[str, int] | None, now: float) -> None:
         self._realm = realm
         self._outbox: Outbox[Sender] = Outbox()
-        self._decoder: codec.Decoder | None = None
+        # The beginning of a packet that has not come whole, and what is known of its end: how many
+        # bytes are missing, or, when it is not in the canonical form, its frame.
         self._partial = bytearray()
         self._missing_bytes = 0
+        self._frame: Frame | None = None
         self._head = b""
         self._drops: dict[tuple[Code, bytes | None], int] = {}
         self._blocked_since: float | None = None
         self._stall_watched = False
+        self._progress = 0
         self._replacements: list[float] = []
         self.observed_address = observed_address
         self.device_id: bytes | None = None
@@ -147,6 +159,7 @@ class Conversation:
         self.stalled = False
         self.closed_for: Code | None = None
         self.carrier: object = None
+        self.measure_progress: Callable[[], int] = _no_measure
 
     # What comes in.
 
@@ -167,17 +180,9 @@ class Conversation:
 
     def connection_lost(self) -> None:
         """Forget the connection; tell the senders of what was still waiting."""
-        self.state = State.CLOSED
-        realm = self._realm
-        realm.conversations.discard(self)
-        if self.device_id is not None:
-            realm.switchboard.leave(self.device_id, self)
-        realm.queued_bytes -= self._outbox.data_bytes
-        for count, source in self._outbox.drop_runs():
-            self._count_drop(Code.UNDELIVERED, count)
-            source.report_drop(Code.UNDELIVERED, self.device_id or b"", count)
-        self._partial.clear()
-        self._decoder = None
+        self._realm.conversations.discard(self)
+        self._leave()
+        self._outbox.clear_control()
 
     # What goes out.
 
@@ -198,6 +203,7 @@ class Conversation:
     def blocked(self, now: float) -> None:
         """Note that the connection takes no more bytes for now."""
         self._blocked_since = now
+        self._progress = self.measure_progress()
         if not self._stall_watched:
             self._stall_watched = True
             due = now + self._realm.limits.stall_seconds
@@ -208,22 +214,25 @@ class Conversation:
         self._blocked_since = None
 
     def close(self, code: Code, reason: str = "", *, retry_after: float | None = None) -> None:
-        """Say why, and be done: nothing more is read or accepted."""
+        """Say why, and be done: nothing more is read, accepted or delivered after that word."""
         if self.state is State.CLOSED:
             return
+        self._write_drops()
+        self._leave()
         self._realm.counters.refused_connections[code] += 1
         self.closed_for = code
-        self._tell(Error(str(code), reason or MEANINGS[code].sentence, retry_after=retry_after))
-        self.state = State.CLOSED
-        if self.device_id is not None:
-            self._realm.switchboard.leave(self.device_id, self)
+        last_word = Error(str(code), reason or MEANINGS[code].sentence, retry_after=retry_after)
+        self._outbox.add_last_word(codec.encode(last_word))
         self._realm.touched.append(self)
 
-    def look_for_silence(self, now: float) -> None:
-        """Close a connection that said no Hello, or nothing at all, for too long."""
+    def look_for_hello(self, now: float) -> None:
+        """Close a connection that has said no Hello."""
         if self.state is State.AWAITING_HELLO:
             self.close(Code.HELLO_LATE)
-        elif self.state is State.HERE:
+
+    def look_for_silence(self, now: float) -> None:
+        """Close a connection that has said nothing for too long."""
+        if self.state is State.HERE:
             due = self.heard_at + self._realm.limits.silence_seconds
             if now >= due:
                 self.close(Code.SILENT)
@@ -235,6 +244,10 @@ class Conversation:
         if self._blocked_since is None or self not in self._realm.conversations:
             self._stall_watched = False
             return
+        progress = self.measure_progress()
+        if progress > self._progress:
+            self._progress = progress
+            self._blocked_since = now
         due = self._blocked_since + self._realm.limits.stall_seconds
         if now < due:
             self._realm.deadlines.add(due, self.look_for_stall)
@@ -242,6 +255,20 @@ class Conversation:
         self.close(Code.STALLED)
         self.stalled = True
         self._realm.touched.append(self)
+
+    def _leave(self) -> None:
+        """Be found by nobody any more; tell the senders of what is not going to be delivered."""
+        self.state = State.CLOSED
+        realm = self._realm
+        if self.device_id is not None:
+            realm.switchboard.leave(self.device_id, self)
+        realm.queued_bytes -= self._outbox.data_bytes
+        for count, source in self._outbox.drop_runs():
+            self._count_drop(Code.UNDELIVERED, count)
+            source.report_drop(Code.UNDELIVERED, self.device_id or b"", count)
+        self._drops.clear()
+        self._partial.clear()
+        self._frame = None
 
     # For other conversations.
 
@@ -284,22 +311,27 @@ class Conversation:
     # Cutting the stream into packets.
 
     def _cut(self, data: bytes, now: float) -> None:
-        position = 0
-        if self._decoder is not None:
-            position = self._decode(data, 0, now)
-        elif self._partial:
+        if self._partial:
             self._partial += data
-            self._missing_bytes -= len(data)
-            if self._missing_bytes > 0:
+            if not self._is_whole(len(data)):
                 return
             data = bytes(self._partial)
             self._partial.clear()
+            self._frame = None
+        position = 0
         size = len(data)
         while position < size and self.state is not State.CLOSED:
             if self.state is State.HERE and data.startswith(self._head, position):
                 position = self._relay(data, position, now)
             else:
                 position = self._decode(data, position, now)
+
+    def _is_whole(self, added_bytes: int) -> bool:
+        """Tell whether the bytes just added complete the packet that has been waiting for them."""
+        if self._frame is not None:
+            return self._frame.find_end(self._partial) is not None
+        self._missing_bytes -= added_bytes
+        return self._missing_bytes <= 0
 
     def _relay(self, data: bytes, begin: int, now: float) -> int:  # noqa: C901
         """Forward the run of packets for one target that begins here; return where it ends.
@@ -318,6 +350,7 @@ class Conversation:
         position = begin
         count = 0
         missing = 0
+        problem: RemoteProtocolError | None = None
         while True:
             at = position + _LENGTH_AT
             if at + 5 > size:
@@ -334,10 +367,12 @@ class Conversation:
                 content_at = at + 5
                 end = content_at + int.from_bytes(data[at + 1 : content_at], "big")
             else:
-                raise RemoteProtocolError(Code.MALFORMED, "content: needs bin")
+                problem = RemoteProtocolError(Code.MALFORMED, "content: needs bin")
+                break
             length = end - position
             if length > self._realm.limits.packet_bytes:
-                raise self._too_large()
+                problem = self._too_large()
+                break
             if end > size:
                 missing = end - size
                 break
@@ -354,6 +389,8 @@ class Conversation:
         if count:
             target = prefix[_TARGET_AT : _TARGET_AT + 16]
             self._forward(data[begin:position], count, target)
+        if problem is not None:
+            raise problem
         if missing:
             return self._decode_or_wait(data, position, missing, now)
         return position
@@ -367,25 +404,26 @@ class Conversation:
         return len(data)
 
     def _decode(self, data: bytes, position: int, now: float) -> int:
-        """Take one packet of any form through the decoder; return where it ends in ``data``."""
-        decoder = self._decoder
-        if decoder is None:
-            limits = self._realm.limits
-            here = self.state is State.HERE
-            decoder = codec.Decoder(limits.packet_bytes if here else limits.hello_packet_bytes)
-        earlier = decoder.buffered_bytes
-        piece = data[position:] if position else data
-        decoder.receive_data(piece)
-        self._partial += piece
+        """Take one packet of any form through the decoder; return where it ends in ``data``.
+
+        Nothing is decoded before it is whole: see ``framing`` for why.
+        """
+        limits = self._realm.limits
+        most = limits.packet_bytes if self.state is State.HERE else limits.hello_packet_bytes
+        frame = Frame(most, codec.MAX_MAP_ITEMS, codec.MAX_ARRAY_ITEMS, codec.MAX_DEPTH)
+        end = frame.find_end(data, position)
+        if end is None:
+            self._partial += data[position:]
+            self._frame = frame
+            return len(data)
+        raw = data[position:end]
+        decoder = codec.Decoder(most)
+        decoder.receive_data(raw)
         packet = decoder.next_map()
         if packet is None:
-            self._decoder = decoder
-            return len(data)
-        raw = bytes(self._partial[: decoder.consumed_bytes])
-        self._decoder = None
-        self._partial.clear()
+            raise RemoteProtocolError(Code.MALFORMED, "not MessagePack")
         self._handle(packet, raw, now)
-        return position + decoder.consumed_bytes - earlier
+        return end
 
     def _too_large(self) -> RemoteProtocolError:
         most = self._realm.limits.packet_bytes
@@ -419,7 +457,9 @@ class Conversation:
             )
         realm = self._realm
         if self.state is State.AWAITING_HELLO:
-            if len(realm.conversations) > realm.limits.connections:
+            # A device that comes back takes the place of its own older connection.
+            is_new = realm.switchboard.route(hello.device_id) is None
+            if is_new and len(realm.conversations) > realm.limits.connections:
                 self.close(Code.REALM_FULL, retry_after=FULL_RETRY_SECONDS)
                 return
             self.state = State.HERE
@@ -477,10 +517,8 @@ class Conversation:
         self._realm.touched.append(self)
 
     def _queue(self, packet: packets.Packet) -> None:
-        if not self._outbox.add_control(codec.encode(packet)):
-            # The device asks and never reads the answers.
-            self.state = State.CLOSED
-            self.stalled = True
+        if self.state is not State.CLOSED and not self._outbox.add_control(codec.encode(packet)):
+            self.close(Code.STALLED, "it asks for more answers than it reads")
 
     def _tell_of_conflict(self) -> None:
         code = Code.IDENTITY_CONFLICT

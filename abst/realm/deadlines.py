@@ -21,6 +21,9 @@ class Deadlines:
         self._heap: list[tuple[float, int, Look]] = []
         self._order = count()
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def add(self, when: float, look: Look) -> None:
         """Ask that ``look`` be called with the time then."""
         heapq.heappush(self._heap, (when, next(self._order), look))
@@ -28,6 +31,10 @@ class Deadlines:
     def next(self) -> float | None:
         """Return the earliest time that stands here, or None."""
         return self._heap[0][0] if self._heap else None
+
+    def clear(self) -> None:
+        """Forget every look."""
+        self._heap.clear()
 
     def run_due(self, now: float) -> None:
         """Call every look whose time has come."""

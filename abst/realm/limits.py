@@ -63,6 +63,7 @@ _LEAST: dict[str, float] = {
     "hello_seconds": 0.1,
     "heartbeat_seconds": 0.1,
     "silence_seconds": 0.2,
+    "queue_bytes": 32768,  # Whatever one read brings has to fit a queue that is empty.
     "stall_seconds": 0.1,
     "connections": 1,
 }

@@ -37,6 +37,16 @@ class Outbox(Generic[Source]):
         self._control_bytes += len(packet)
         return True
 
+    def add_last_word(self, packet: bytes) -> None:
+        """Queue the packet after which none comes; it fits always, since there is but one."""
+        self._control.append(packet)
+        self._control_bytes += len(packet)
+
+    def clear_control(self) -> None:
+        """Throw the realm's own packets away."""
+        self._control.clear()
+        self._control_bytes = 0
+
     def add_run(self, run: bytes, count: int, source: Source, room_bytes: int) -> bool:
         """Queue a run of ``count`` packets of one sender; False when it does not fit the room."""
         if self.data_bytes + len(run) > room_bytes:
