@@ -1,32 +1,43 @@
 """MessagePack bytes to packets and back, bounded (spec: packets.md, "Encoding").
 
-Pure. Owns how bytes are cut into packets and refuses, before it stores them, bytes that promise
-more than a packet may hold. The decoder raises nothing but ``RemoteProtocolError``.
+Pure. Owns how bytes are cut into packets, and refuses what no packet may be: the decoder builds
+nothing before a packet is whole, so that what is promised costs nothing, and it raises nothing but
+``RemoteProtocolError``. What ``encode`` accepts it accepts too: a packet that only its sender
+finds good would be sent again and again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgpack
 
 from abst.errors import Code, LocalProtocolError, RemoteProtocolError
-from abst.packets import MAX_PACKET_BYTES, Packet
+from abst.packets import MAX_PACKET_BYTES, Application, Packet
 
 MAX_MAP_ITEMS: Final = 1024
 MAX_ARRAY_ITEMS: Final = 4096
 MAX_DEPTH: Final = 32
+"""How many maps and arrays may stand in each other, the packet's own map included."""
 
-# The longest start of a map: 0xde or 0xdf and a count, then the shortest key and value.
-_UNPACKER_HEADROOM_BYTES: Final = 1 << 20
+MAX_FED_BYTES: Final = 1 << 20
+"""The most that ``Decoder.receive_data`` takes at once."""
+
+_PairsHook = Callable[[Iterable[tuple[Any, Any]]], dict[Any, Any]]
+
+_SCALARS: Final = (bytes, str, int, float, type(None))
+
+# The bytes that begin a map, each with how many bytes of count follow it.
+_MAP_STARTS: Final = {**dict.fromkeys(range(0x80, 0x90), 0), 0xDE: 2, 0xDF: 4}
 
 
 def encode(packet: Packet, max_packet_bytes: int = MAX_PACKET_BYTES) -> bytes:
     """Return a packet's bytes.
 
     Raises:
-        LocalProtocolError: the content is nothing that MessagePack can carry, or the packet is
-            larger than ``max_packet_bytes``.
+        LocalProtocolError: a field or the content is nothing that the other side would accept, or
+            the packet is larger than ``max_packet_bytes``.
     """
     try:
         encoded: bytes = msgpack.packb(packet.to_map())
@@ -36,7 +47,43 @@ def encode(packet: Packet, max_packet_bytes: int = MAX_PACKET_BYTES) -> bytes:
         raise LocalProtocolError(
             f"a packet has at most {max_packet_bytes} bytes, this one {len(encoded)}"
         )
+    if isinstance(packet, Application) and not isinstance(packet.content, _SCALARS):
+        try:
+            # A dict has no key twice, so that need not be looked for again.
+            _unpack(encoded, None)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"this content cannot be sent: {error.reason}") from None
     return encoded
+
+
+def decode(packet: bytes) -> dict[Any, Any]:
+    """Return the map that the bytes of one whole packet hold; the caller has bounded their number.
+
+    Raises:
+        RemoteProtocolError: MALFORMED or TOO_LARGE.
+    """
+    return _unpack(packet, _map_of_pairs)
+
+
+def _unpack(packet: bytes, pairs_hook: _PairsHook | None) -> dict[Any, Any]:
+    if not packet or packet[0] not in _MAP_STARTS:
+        raise RemoteProtocolError(Code.MALFORMED, "a packet is a map")
+    try:
+        value: dict[Any, Any] = msgpack.unpackb(
+            packet,
+            max_array_len=MAX_ARRAY_ITEMS,
+            max_map_len=MAX_MAP_ITEMS,
+            object_pairs_hook=pairs_hook,
+            ext_hook=_refuse_extension,
+            strict_map_key=False,
+        )
+    except RemoteProtocolError:
+        raise
+    except Exception as error:
+        raise _refusal(error) from None
+    if not _is_shallow(value):
+        raise RemoteProtocolError(Code.MALFORMED, f"nested deeper than {MAX_DEPTH}")
+    return value
 
 
 class Decoder:
@@ -47,42 +94,34 @@ class Decoder:
     After an error the decoder is useless: the stream has lost its place.
     """
 
-    __slots__ = ("_fed_bytes", "_max_packet_bytes", "_unpacker", "consumed_bytes")
+    __slots__ = ("_max_packet_bytes", "_scanner", "_waiting", "consumed_bytes")
 
     def __init__(self, max_packet_bytes: int = MAX_PACKET_BYTES) -> None:
         self._max_packet_bytes = max_packet_bytes
-        self._unpacker = msgpack.Unpacker(
-            read_size=1024,
-            # What is fed at once may hold many packets; one packet is measured in next_map.
-            max_buffer_size=max_packet_bytes + _UNPACKER_HEADROOM_BYTES,
-            max_str_len=max_packet_bytes,
-            max_bin_len=max_packet_bytes,
-            max_ext_len=max_packet_bytes,
-            max_array_len=MAX_ARRAY_ITEMS,
-            max_map_len=MAX_MAP_ITEMS,
-            object_pairs_hook=_map_of_pairs,
-            ext_hook=_refuse_extension,
-            strict_map_key=False,
+        self._waiting = bytearray()
+        # It only finds where packets end. Building a map while it comes in would make room for
+        # all items that are promised, a thousand times in each other: 32 MiB for 3 KiB of bytes.
+        self._scanner = msgpack.Unpacker(
+            read_size=1024, max_buffer_size=max_packet_bytes + MAX_FED_BYTES
         )
-        self._fed_bytes = 0
         self.consumed_bytes = 0
 
     @property
     def buffered_bytes(self) -> int:
         """How many bytes have been fed and belong to no map yet."""
-        return self._fed_bytes - self.consumed_bytes
+        return len(self._waiting)
 
     def receive_data(self, data: bytes | memoryview) -> None:
-        """Take bytes as they came from the network, at most 1 MiB at once.
+        """Take bytes as they came from the network, at most ``MAX_FED_BYTES`` at once.
 
         Raises:
             RemoteProtocolError: TOO_LARGE when they do not fit.
         """
         try:
-            self._unpacker.feed(data)
+            self._scanner.feed(data)
         except (msgpack.BufferFull, ValueError):
             raise self._too_large() from None
-        self._fed_bytes += len(data)
+        self._waiting += data
 
     def next_map(self) -> dict[Any, Any] | None:
         """Return the next packet's map, or None when the bytes so far hold no whole one.
@@ -90,41 +129,62 @@ class Decoder:
         Raises:
             RemoteProtocolError: MALFORMED or TOO_LARGE.
         """
-        try:
-            value = self._unpacker.unpack()
-        except msgpack.OutOfData:
-            if self.buffered_bytes > self._max_packet_bytes:
-                raise self._too_large() from None
+        waiting = self._waiting
+        if not waiting:
             return None
-        except msgpack.exceptions.UnpackValueError as error:
-            raise self._refused(error) from None
-        except RemoteProtocolError:
-            raise
-        except Exception as error:
-            # The library's pure Python twin raises errors of many kinds for bad bytes.
-            raise self._refused(error) from None
-        begun, self.consumed_bytes = self.consumed_bytes, self._unpacker.tell()
-        if self.consumed_bytes - begun > self._max_packet_bytes:
-            raise self._too_large()
-        if not isinstance(value, dict):
+        if waiting[0] not in _MAP_STARTS:
             raise RemoteProtocolError(Code.MALFORMED, "a packet is a map")
-        if not _is_shallow(value):
-            raise RemoteProtocolError(Code.MALFORMED, f"nested deeper than {MAX_DEPTH}")
-        return value
+        try:
+            self._scanner.skip()
+        except msgpack.OutOfData:
+            self._check_promise()
+            return None
+        except Exception as error:
+            raise _refusal(error) from None
+        end = self._scanner.tell()
+        size = end - self.consumed_bytes
+        if size > self._max_packet_bytes:
+            raise self._too_large()
+        packet = bytes(memoryview(waiting)[:size])
+        del waiting[:size]
+        self.consumed_bytes = end
+        return decode(packet)
+
+    def _check_promise(self) -> None:
+        """Refuse what is not whole yet and is already too large."""
+        waiting = self._waiting
+        if len(waiting) > self._max_packet_bytes:
+            raise self._too_large()
+        count_bytes = _MAP_STARTS[waiting[0]]
+        count = waiting[1 : 1 + count_bytes]
+        if len(count) == count_bytes and int.from_bytes(count, "big") > MAX_MAP_ITEMS:
+            raise _too_many_items()
 
     def _too_large(self) -> RemoteProtocolError:
         return RemoteProtocolError(
             Code.TOO_LARGE, f"a packet has at most {self._max_packet_bytes} bytes"
         )
 
-    def _refused(self, error: Exception) -> RemoteProtocolError:
-        # The library reports a length over its bound as a ValueError that says "exceeds max_...".
-        if "exceeds max_" in str(error):
-            return self._too_large()
-        return RemoteProtocolError(Code.MALFORMED, "not MessagePack")
+
+def _refusal(error: Exception) -> RemoteProtocolError:
+    # What the library raises for bad bytes is of many kinds, most of all in its pure Python twin.
+    # A length over its bound is a ValueError that says so.
+    text = str(error)
+    if "exceeds max_array_len" in text or "exceeds max_map_len" in text:
+        return _too_many_items()
+    if "exceeds max_" in text:
+        return RemoteProtocolError(Code.TOO_LARGE, "a length in it is more than a packet holds")
+    return RemoteProtocolError(Code.MALFORMED, "not MessagePack")
 
 
-def _map_of_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def _too_many_items() -> RemoteProtocolError:
+    most = f"a map has at most {MAX_MAP_ITEMS} items, an array {MAX_ARRAY_ITEMS}"
+    return RemoteProtocolError(Code.TOO_LARGE, most)
+
+
+def _map_of_pairs(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    # The pure Python twin gives a generator, up to msgpack 1.0.5.
+    pairs = pairs if isinstance(pairs, list) else list(pairs)
     found = dict(pairs)
     # Two readers could each believe another one of two equal keys, so there must not be two.
     if len(found) != len(pairs):
@@ -133,17 +193,18 @@ def _map_of_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _refuse_extension(code: int, data: bytes) -> Any:
-    raise RemoteProtocolError(Code.MALFORMED, "MessagePack extension types are not used")
+    raise RemoteProtocolError(Code.MALFORMED, "of the extension types only timestamps are known")
 
 
 def _is_shallow(value: dict[Any, Any]) -> bool:
+    # The library makes dicts and lists and no subclasses of them, and isinstance takes longer.
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         level = [
             item
             for parent in level
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(item, dict | list)
+            for item in (parent.values() if type(parent) is dict else parent)
+            if type(item) is dict or type(item) is list
         ]
         if not level:
             return True

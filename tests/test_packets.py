@@ -1,0 +1,282 @@
+"""Every packet's fields: what is required, what is refused, each limit exactly."""
+
+import math
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import TestCase
+
+from abst import packets
+from abst.device_id import DeviceID
+from abst.errors import Code, LocalProtocolError, RemoteProtocolError
+from abst.packets import (
+    DEVICE_TO_DEVICE,
+    DEVICE_TO_REALM,
+    REALM_TO_DEVICE,
+    Application,
+    BackHeartbeat,
+    DeviceHello,
+    Error,
+    Field,
+    Heartbeat,
+    Hello,
+    Packet,
+    Send,
+)
+
+ALICE = DeviceID.of_key(b"alice")
+BOB = DeviceID.of_key(b"bob")
+FACE = "\N{GRINNING FACE}"
+
+EXAMPLES: list[Packet] = [
+    Hello(ALICE, version=3, invitation="please", request=7),
+    BackHeartbeat(1, 15.0, {"packet_bytes": 65536, "later": 0.5}, bytes(32), ["::1", 5], 7),
+    Send(ALICE, BOB, b"sealed", request=7),
+    Error("queue_full", "slowly", 2, BOB, 3, 1.5, 7),
+    Heartbeat(3, ping=4, pong=5, end=True),
+    DeviceHello(ALICE, "cellar", True, bytes(16), 9, 1, ["a"], ["b"], ["abst://c/"]),
+]
+"""One packet of each kind, with every field."""
+
+counts = st.integers(0, packets.MAX_COUNT)
+seconds = counts | st.floats(0, 2.0**62)
+devices = st.binary(min_size=1, max_size=8).map(DeviceID.of_key)
+
+
+def texts(characters: int) -> st.SearchStrategy[str]:
+    """Return texts that keep a limit; surrogates are no text in UTF-8."""
+    return st.text(st.characters(exclude_categories=["Cs"]), max_size=characters)
+
+
+def _values(item: Field) -> st.SearchStrategy[Any]:
+    """Return values that a field holds, after the words of its type."""
+    kind = item.type
+    if found := re.fullmatch(r"str, at most (\d+) characters", kind):
+        return texts(int(found[1]))
+    if found := re.fullmatch(r"array of at most (\d+) str, each at most (\d+) characters", kind):
+        return st.lists(texts(int(found[2])), max_size=int(found[1]))
+    if found := re.fullmatch(r"bin, (\d+) bytes", kind):
+        return st.binary(min_size=int(found[1]), max_size=int(found[1]))
+    if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
+        return st.dictionaries(texts(40), seconds, max_size=int(found[1]))
+    return {
+        "bin": st.binary(max_size=300),
+        "bin, 16 bytes, UUID version 8": devices,
+        "uint, at most 2^63 - 1": counts,
+        "uint or float, seconds": seconds,
+        "bool": st.booleans(),
+        "array: str host, uint port": st.tuples(texts(500), counts).map(list),
+    }[kind]
+
+
+def packets_of(kind: type[Packet]) -> st.SearchStrategy[Packet]:
+    """Return packets of one kind whose fields keep their limits."""
+    choices: dict[str, st.SearchStrategy[Any]] = {}
+    for item in (*kind.envelope, *kind.body):
+        # An array that is absent is an empty one.
+        may_lack = not item.required and not item.type.startswith("array of")
+        choices[item.name] = st.none() | _values(item) if may_lack else _values(item)
+    return st.builds(kind, **choices)
+
+
+def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
+    """Return a field's last right values and its first wrong ones, after the words of its type."""
+    kind = item.type
+    if found := re.fullmatch(r"str, at most (\d+) characters", kind):
+        most = int(found[1])
+        return ["", "x" * most, FACE * most], ["x" * (most + 1), FACE * (most + 1), b"x", 1, []]
+    if found := re.fullmatch(r"array of at most (\d+) str, each at most (\d+) characters", kind):
+        items, most = int(found[1]), int(found[2])
+        right = [[], ["x"] * items, ["x" * most], [FACE * most]]
+        return right, [["x"] * (items + 1), ["x" * (most + 1)], [b"x"], [1], "x", {}]
+    if found := re.fullmatch(r"bin, (\d+) bytes", kind):
+        size = int(found[1])
+        return [bytes(size)], [b"", bytes(size - 1), bytes(size + 1), "x" * size, [0] * size]
+    if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
+        most = int(found[1])
+        full: dict[Any, Any] = {str(key): key for key in range(most)}
+        wrong = [{**full, "more": 1}, {"x": -1}, {"x": "1"}, {1: 1}, {b"x": 1}, {"x": True}, []]
+        return [{}, full, {"x": 0.5}], wrong
+    other: dict[str, tuple[list[Any], list[Any]]] = {
+        "bin": ([b"", bytes(100)], ["", [], 1, {}]),
+        "bin, 16 bytes, UUID version 8": (
+            [ALICE, bytes(6) + b"\x80" + b"\0\x80" + bytes(7)],
+            [
+                *(ALICE[:15], ALICE + b"\0", bytes(16), b"", str(ALICE), "x" * 16),
+                ALICE[:6] + b"\x4f" + ALICE[7:],  # another version
+                ALICE[:8] + b"\x3f" + ALICE[9:],  # another variant
+                ALICE[:8] + b"\xc0" + ALICE[9:],
+            ],
+        ),
+        "uint, at most 2^63 - 1": (
+            [0, 2**63 - 1],
+            [-1, 2**63, 2**64 - 1, 0.0, 1.5, True, False, "1", b"1"],
+        ),
+        "uint or float, seconds": (
+            [0, 0.0, 0.25, 2**63 - 1],
+            [-1, -0.25, 2**63, math.inf, -math.inf, math.nan, True, "1"],
+        ),
+        "bool": ([True, False], [0, 1, "true", b""]),
+        "array: str host, uint port": (
+            [["", 0], ["x" * 500, 2**63 - 1]],
+            [[], ["x"], ["x", 1, 2], [b"x", 1], ["x", "1"], ["x", -1], ["x" * 501, 1], "x1", {}],
+        ),
+    }
+    return other[kind]
+
+
+def map_with(packet: Packet, item: Field, value: Any) -> dict[str, Any]:
+    """Return a packet's map with one field changed."""
+    found = packet.to_map()
+    place = found if item in packet.envelope else found["content"]
+    place[item.name] = value
+    return found
+
+
+def with_field(packet: Packet, name: str, value: Any) -> Packet:
+    """Return a packet with one field changed, unchecked."""
+    fields = [*packet.envelope, *packet.body]
+    values = {item.name: getattr(packet, item.name) for item in fields}
+    return type(packet)(**{**values, name: value})
+
+
+class FieldTests(TestCase):
+    def every_field(self) -> list[tuple[Packet, Field]]:
+        return [(p, item) for p in EXAMPLES for item in (*p.envelope, *p.body)]
+
+    def test_there_is_an_example_of_every_packet(self) -> None:
+        known = {*DEVICE_TO_REALM.values(), *REALM_TO_DEVICE.values(), *DEVICE_TO_DEVICE.values()}
+        self.assertEqual(known, {type(packet) for packet in EXAMPLES})
+        for packet, item in self.every_field():
+            self.assertIsNotNone(getattr(packet, item.name), item.name)
+
+    def test_the_last_right_values_are_accepted(self) -> None:
+        for packet, item in self.every_field():
+            for value in boundaries(item)[0]:
+                parsed = type(packet).from_map(map_with(packet, item, value))
+                self.assertEqual(value, getattr(parsed, item.name), (packet.title, item.name))
+
+    def test_the_first_wrong_values_are_malformed(self) -> None:
+        """The one who gets the error learns the field's name, and not what stood in it."""
+        for packet, item in self.every_field():
+            for value in boundaries(item)[1]:
+                broken = map_with(packet, item, value)
+                error = self.assertRaises(RemoteProtocolError, type(packet).from_map, broken)
+                self.assertIs(Code.MALFORMED, error.code)
+                self.assertEqual(f"{item.name}: needs {item.type}", error.reason)
+
+    def test_what_would_be_refused_is_not_sent(self) -> None:
+        for packet, item in self.every_field():
+            for value in boundaries(item)[1]:
+                self.assertRaises(LocalProtocolError, with_field(packet, item.name, value).to_map)
+
+    def test_a_required_field_must_be_there(self) -> None:
+        """Nil is as good as absent: for an optional field nothing, for a required one an error."""
+        for packet, item in self.every_field():
+            nil = map_with(packet, item, None)
+            absent = packet.to_map()
+            del (absent if item in packet.envelope else absent["content"])[item.name]
+            for changed in (nil, absent):
+                if item.required:
+                    error = self.assertRaises(RemoteProtocolError, type(packet).from_map, changed)
+                    self.assertEqual(Code.MALFORMED, error.code)
+                    self.assertEqual(f"{item.name}: missing", error.reason)
+                else:
+                    type(packet).from_map(changed)
+
+    def test_a_required_field_must_be_given(self) -> None:
+        for packet, item in self.every_field():
+            if item.required:
+                bare = with_field(packet, item.name, None)
+                self.assertRaises(LocalProtocolError, bare.to_map)
+
+    def test_a_body_is_a_map(self) -> None:
+        for packet in EXAMPLES:
+            if not packet.body:
+                continue
+            wrong: list[Any] = [None, [], b"", "x", 1]
+            for content in wrong:
+                broken = {**packet.to_map(), "content": content}
+                error = self.assertRaises(RemoteProtocolError, type(packet).from_map, broken)
+                self.assertEqual(Code.MALFORMED, error.code)
+            headless = packet.to_map()
+            del headless["content"]
+            self.assertRaises(RemoteProtocolError, type(packet).from_map, headless)
+
+    def test_unknown_keys_are_ignored(self) -> None:
+        for packet in EXAMPLES:
+            packet_map = {**packet.to_map(), "later": [1, 2]}
+            if packet.body:
+                packet_map["content"]["later"] = {"a": 1}
+            self.assertEqual(packet, type(packet).from_map(packet_map))
+
+    def test_every_example_survives_its_map(self) -> None:
+        for packet in EXAMPLES:
+            self.assertEqual(packet, type(packet).from_map(packet.to_map()))
+
+    def test_send_has_its_keys_in_canonical_order(self) -> None:
+        keys = list(Send(ALICE, BOB, b"").to_map())
+        self.assertEqual(["packet_id", "source_device", "target_device", "content"], keys)
+
+
+class ParseTests(TestCase):
+    def test_packet_ids_are_0_to_255(self) -> None:
+        self.assertEqual([0, 255], [packets.id_of({"packet_id": wanted}) for wanted in (0, 255)])
+
+    def test_anything_else_is_no_packet_id(self) -> None:
+        wrong: list[Any] = [-1, 256, 2**63, 1.0, True, False, None, "0", b"\0", [], {}]
+        for value in wrong:
+            error = self.assertRaises(RemoteProtocolError, packets.id_of, {"packet_id": value})
+            self.assertIs(Code.MALFORMED, error.code)
+        self.assertRaises(RemoteProtocolError, packets.id_of, {})
+        self.assertRaises(RemoteProtocolError, packets.id_of, {b"packet_id": 0})
+
+    def test_ids_mean_what_their_conversation_says(self) -> None:
+        """Id 0 is another packet in each of the three conversations."""
+        for known in (DEVICE_TO_REALM, REALM_TO_DEVICE, DEVICE_TO_DEVICE):
+            for packet_id, kind in known.items():
+                example = next(packet for packet in EXAMPLES if type(packet) is kind)
+                self.assertEqual(packet_id, example.packet_id)
+                self.assertEqual(example, packets.parse(example.to_map(), known))
+
+    def test_an_id_of_another_conversation_is_unknown(self) -> None:
+        for known in (DEVICE_TO_REALM, REALM_TO_DEVICE, DEVICE_TO_DEVICE):
+            for packet_id in set(range(256)) - set(known):
+                error = self.assertRaises(
+                    RemoteProtocolError, packets.parse, {"packet_id": packet_id}, known
+                )
+                self.assertIs(Code.UNKNOWN_PACKET, error.code)
+
+    def test_reserved_ids_are_not_in_use(self) -> None:
+        realm_ids = {*DEVICE_TO_REALM, *REALM_TO_DEVICE}
+        self.assertEqual(set(), realm_ids & set(packets.RESERVED_REALM_IDS))
+        self.assertEqual(set(), set(DEVICE_TO_DEVICE) & set(packets.RESERVED_DEVICE_IDS))
+        own = {*DEVICE_TO_DEVICE, *packets.RESERVED_DEVICE_IDS}
+        self.assertEqual(set(range(packets.FIRST_APPLICATION_ID)), own)
+
+
+class BetweenDevicesTests(TestCase):
+    def test_ids_from_5_on_are_the_applications(self) -> None:
+        for packet_id in (5, 31, 255):
+            content: Any
+            for content in (None, b"", {"a": [1]}, "x"):
+                parsed = packets.parse_between_devices({"packet_id": packet_id, "content": content})
+                self.assertEqual(Application(packet_id, content), parsed)
+
+    def test_an_application_packet_has_content(self) -> None:
+        error = self.assertRaises(
+            RemoteProtocolError, packets.parse_between_devices, {"packet_id": 5}
+        )
+        self.assertIs(Code.MALFORMED, error.code)
+
+    def test_the_protocols_ids_are_not_the_applications(self) -> None:
+        for packet_id in (-1, 0, 1, 2, 3, 4, 256):
+            self.assertRaises(LocalProtocolError, Application(packet_id, b"").to_map)
+        for packet_id in (5, 255):
+            self.assertEqual(packet_id, Application(packet_id, b"").to_map()["packet_id"])
+
+    @given(packet=packets_of(Heartbeat) | packets_of(DeviceHello))
+    def test_the_protocols_own_packets_survive(self, packet: Packet) -> None:
+        self.assertEqual(packet, packets.parse_between_devices(packet.to_map()))
