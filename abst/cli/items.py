@@ -1,0 +1,26 @@
+"""How a message or a file that arrived is shown to a person."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from abst.cli.output import human_size, printable
+
+
+def item_line(item: dict[str, Any]) -> str:
+    """Return an item as lines: only the first begins with a time, whatever a peer writes."""
+    head = f"{_local_time(item['received_at'])}  {printable(item['peer'])}"
+    if item["kind"] == "file":
+        size = human_size(item["size_bytes"])
+        return f"{head}  sent a file of {size}: {printable(item['path'])}"
+    first, *others = str(item["text"]).split("\n")
+    return "\n    ".join([f"{head}: {printable(first)}", *map(printable, others)])
+
+
+def _local_time(text: str) -> str:
+    try:
+        moment = datetime.datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return printable(text)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

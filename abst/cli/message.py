@@ -1,0 +1,32 @@
+"""``abst message``: say something to a peer."""
+
+from __future__ import annotations
+
+import click
+
+from abst.cli.agent_process import call_agent
+from abst.cli.example import WithExample
+from abst.cli.home import DeviceHome
+from abst.cli.output import json_option, printable, show, show_document
+
+
+@click.command(cls=WithExample, example="abst message laptop 'The kettle is on.'")
+@click.argument("peer")
+@click.argument("text")
+@json_option
+@click.pass_obj
+def command(home: DeviceHome, peer: str, text: str, as_json: bool) -> None:
+    """Send TEXT to PEER, and return when PEER has it.
+
+    PEER finds it with 'abst inbox', or sees it at once with 'abst listen'.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.BadParameter("this is not UTF-8", param_hint="TEXT") from None
+    with call_agent(home, "message", peer=peer, text=text) as call:
+        result = call.result
+    if as_json:
+        show_document(result)
+    else:
+        show(f"{printable(result['peer'])} has it")

@@ -1,0 +1,59 @@
+"""``abst ping``: measure the way to a peer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from abst.cli.agent_process import call_agent
+from abst.cli.example import WithExample
+from abst.cli.home import DeviceHome
+from abst.cli.output import json_option, printable, show, show_record
+
+
+@click.command(cls=WithExample, example="abst ping laptop --count 10 --interval 0.2")
+@click.argument("peer")
+@click.option("--count", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, max=3600),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two.",
+)
+@json_option
+@click.pass_obj
+def command(home: DeviceHome, peer: str, count: int, interval: float, as_json: bool) -> None:
+    """Measure the time to PEER and back, and tell which path is used.
+
+    With --json, one line for each answer and a last one with the sums.
+    """
+    with call_agent(home, "ping", peer=peer, count=count, interval_seconds=interval) as call:
+        for event in call:
+            if as_json:
+                show_record(event)
+            else:
+                show(_answer_line(event))
+        if as_json:
+            show_record(call.result)
+        else:
+            show(_summary(call.result))
+
+
+def _answer_line(event: dict[str, Any]) -> str:
+    path = "" if event["path"] is None else f" over {event['path']}"
+    time = _milliseconds(event["rtt_seconds"])
+    return printable(f"{event['sequence']}: {event['peer']} answered in {time}{path}")
+
+
+def _summary(result: dict[str, Any]) -> str:
+    times = "/".join(
+        _milliseconds(result[key]) for key in ("min_seconds", "mean_seconds", "max_seconds")
+    )
+    return f"{result['sent']} sent, {result['received']} received, min/mean/max {times}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"

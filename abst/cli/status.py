@@ -1,0 +1,66 @@
+"""``abst status``: how the agent, its realms and its sessions stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from abst.cli.agent_process import running_status
+from abst.cli.example import WithExample
+from abst.cli.home import DeviceHome
+from abst.cli.output import (
+    human_time,
+    json_option,
+    note,
+    one_line,
+    printable,
+    show,
+    show_document,
+)
+from abst.cli.realm import realm_line
+
+NOT_RUNNING_STATUS = 1
+
+
+@click.command(cls=WithExample, example="abst status")
+@json_option
+@click.pass_obj
+@click.pass_context
+def command(ctx: click.Context, home: DeviceHome, as_json: bool) -> None:
+    """Tell how the agent, its realms and its sessions stand.
+
+    The exit status is 1 when the agent is not running; it is not started for this.
+    """
+    home.check()
+    status = running_status(home)
+    if as_json:
+        show_document({"running": status is not None, **(status or {"home": str(home)})})
+    elif status is None:
+        note(f"abst: the agent for {one_line(str(home))} is not running: 'abst up' starts it")
+    else:
+        show(describe(status))
+    if status is None:
+        ctx.exit(NOT_RUNNING_STATUS)
+
+
+def describe(status: dict[str, Any]) -> str:
+    """Return the agent's status as lines for people."""
+    uptime = human_time(status["uptime_seconds"])
+    rows = [
+        ("device", f"{printable(status['name'])} {status['device_id']}".strip()),
+        ("home", printable(status["home"])),
+        ("agent", f"version {printable(status['version'])}, up for {uptime}"),
+        *(("realm", realm_line(realm)) for realm in status["realms"]),
+        ("peers", str(status["peers"])),
+        *(("session", _session_line(session)) for session in status["sessions"]),
+    ]
+    if not status["realms"]:
+        rows.insert(3, ("realms", "none: 'abst realm add ADDRESS' adds one"))
+    return "\n".join(f"{name:<8} {value}" for name, value in rows)
+
+
+def _session_line(session: dict[str, Any]) -> str:
+    path = session["path"]
+    way = "waiting for a path" if path is None else f"over {printable(path)}"
+    return f"{printable(session['peer'])}, {way}"
