@@ -131,6 +131,10 @@ class RealmClient:
         match packet:
             case BackHeartbeat() as back:
                 self._take_back_heartbeat(back, now)
+            case Send() if not self._welcomed:
+                raise RemoteProtocolError(
+                    Code.HELLO_FIRST, "the realm delivers before it has answered Hello"
+                )
             case Send() as send:
                 self._events.append(Delivered(send.source_device, send.content))
             case Error() as error:
@@ -140,12 +144,15 @@ class RealmClient:
 
     def _take_back_heartbeat(self, back: BackHeartbeat, now: float) -> None:
         self._heartbeat_seconds = max(0.1, min(float(back.heartbeat_seconds), 3600.0))
-        told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))
-        self._max_packet_bytes = max(1024, min(told, packets.MAX_PACKET_BYTES))
+        # A realm that asks for more heartbeats than before also gives up sooner.
+        self._heartbeat_at = min(self._heartbeat_at, now + self._heartbeat_seconds)
         if self._welcomed:
             return
         self._welcomed = True
         self._heartbeat_at = now + self._heartbeat_seconds
+        # Told once: whoever sends has cut its bytes to fit, and cannot do so again.
+        told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))
+        self._max_packet_bytes = max(1024, min(told, packets.MAX_PACKET_BYTES))
         observed = back.observed_address
         self._events.append(
             Welcomed(
