@@ -6,10 +6,14 @@ Pure: owns the derivation and the forms in which an ID is written, and nothing o
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from typing import Self
 
 DEVICE_ID_BYTES = 16
+
+# uuid.UUID takes more: "urn:uuid:", braces, hyphens anywhere, and whatever int() takes for digits.
+_TEXT = re.compile("-".join(f"[0-9a-f]{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 
 
 class DeviceID(bytes):
@@ -36,18 +40,19 @@ class DeviceID(bytes):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the ID written as ``xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx``.
+        """Return the ID written as ``xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx``, in either case.
 
         Raises:
             ValueError: the text is no such ID.
         """
-        try:
-            return cls(uuid.UUID(text.strip()).bytes)
-        except ValueError:
+        digits = text.strip().lower()
+        value = uuid.UUID(digits).bytes if _TEXT.fullmatch(digits) else b""
+        if not is_device_id(value):
             raise ValueError(
                 f"{text[:60]!r} is no device ID: one looks like "
                 "6fa1b3c2-90de-8f11-a2b3-c4d5e6f70819 ('abst id' shows a device's own)"
-            ) from None
+            )
+        return cls(value)
 
     def __str__(self) -> str:
         return str(uuid.UUID(bytes=bytes(self)))
