@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -16,13 +18,17 @@ DEFAULT_PORT = 42278
 PIN_BYTES = 32
 MAX_ADDRESS_CHARACTERS = 500
 
+_MAX_HOST_CHARACTERS = 253
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+
 
 @dataclass(frozen=True, slots=True)
 class RealmAddress:
     """Where a realm listens, and which key it must prove.
 
     Attributes:
-        host: a host name or an IP address, IPv6 without brackets.
+        host: a host name in ASCII or an IP address, IPv6 without brackets.
         port: the TCP port.
         pin: SHA-256 of the realm's SubjectPublicKeyInfo (32 bytes); None when the realm's
             certificate is checked against the system's authorities and the host name instead.
@@ -42,6 +48,9 @@ class RealmAddress:
         text = text.strip()
         if len(text) > MAX_ADDRESS_CHARACTERS:
             raise AddressError("a realm's address is much shorter than this")
+        # urlsplit drops line breaks and tabs; an address with one in it was copied badly.
+        if not text.isprintable() or " " in text:
+            raise AddressError(f"{text!r} has a blank in it: copy the whole address again")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
@@ -53,12 +62,14 @@ class RealmAddress:
             raise AddressError(f"{text!r} has more than abst://HOST:PORT/?pin=...")
         if port == 0:
             raise AddressError(f"{text!r} names port 0: a realm listens on 1-65535")
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        unknown = sorted(query.keys() - {"pin"})
-        if unknown:
-            raise AddressError(f"{text!r} has a part that is not known here: {unknown[0]}")
-        pin = _parse_pin(query["pin"]) if "pin" in query else None
-        return cls(host, DEFAULT_PORT if port is None else port, pin)
+        pin = None
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name != "pin":
+                raise AddressError(f"{text!r} has a part that is not known here: {name}")
+            if pin is not None:
+                raise AddressError(f"{text!r} has two pins: only one can be right")
+            pin = _parse_pin(value)
+        return cls(_parse_host(host), DEFAULT_PORT if port is None else port, pin)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -74,6 +85,18 @@ def pin_of_key(subject_public_key_info: bytes) -> bytes:
 def format_pin(pin: bytes) -> str:
     """Return a pin as it is written: base64url without padding (RFC 4648, section 5)."""
     return base64.urlsafe_b64encode(pin).rstrip(b"=").decode("ascii")
+
+
+def _parse_host(text: str) -> str:
+    try:
+        if ":" in text:
+            return str(ipaddress.IPv6Address(text))
+        host = text.encode("idna").decode("ascii").lower()
+    except ValueError:
+        host = ""
+    if len(host) > _MAX_HOST_CHARACTERS or not _HOST_NAME.fullmatch(host):
+        raise AddressError(f"{text!r} is no host name and no IP address")
+    return host
 
 
 def _parse_pin(text: str) -> bytes:
