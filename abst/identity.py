@@ -10,9 +10,11 @@ import contextlib
 import datetime
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -78,7 +80,7 @@ class Identity:
             )
         try:
             key = load_pem_private_key(text, password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise IdentityError(f"{path}: holds no private key in PEM form") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise IdentityError(f"{path}: an identity is an Ed25519 key, this is another kind")
@@ -92,7 +94,7 @@ class Identity:
             IdentityError: as ``load``, or the file cannot be written.
         """
         with contextlib.suppress(FileExistsError):
-            if not path.exists():
+            if not os.path.lexists(path):
                 identity = cls.generate()
                 identity.save(path)
                 return identity
@@ -105,9 +107,10 @@ class Identity:
             FileExistsError: the file exists; an identity is never overwritten.
             IdentityError: the folder cannot be written.
         """
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Its name is random: one made of the process's number would meet, in a container, the
+            # draft that the process 1 before this one has left behind. Its mode is 0600.
+            descriptor, draft = tempfile.mkstemp(prefix=".identity-", dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(self.to_pem())
@@ -116,7 +119,7 @@ class Identity:
                 # A hard link, unlike a rename, refuses to replace what another process just made.
                 os.link(draft, path)
             finally:
-                draft.unlink()
+                os.unlink(draft)
         except FileExistsError:
             raise
         except OSError as error:
@@ -124,12 +127,10 @@ class Identity:
 
     def to_pem(self) -> bytes:
         """Return the private key as PKCS #8 PEM (RFC 5958), not encrypted."""
-        return self.private_key.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
+        return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def certificate(self) -> x509.Certificate:
-        """Return the self-signed certificate: every field but the key is the same for all."""
+        """Return the self-signed certificate, which the key alone determines."""
         nobody = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ABST")])
         return (
             x509.CertificateBuilder()
