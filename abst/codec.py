@@ -67,7 +67,7 @@ def decode(packet: bytes) -> dict[Any, Any]:
 
 def _unpack(packet: bytes, pairs_hook: _PairsHook | None) -> dict[Any, Any]:
     if not packet or packet[0] not in _MAP_STARTS:
-        raise RemoteProtocolError(Code.MALFORMED, "a packet is a map")
+        raise _no_map()
     try:
         value: dict[Any, Any] = msgpack.unpackb(
             packet,
@@ -132,12 +132,12 @@ class Decoder:
         waiting = self._waiting
         if not waiting:
             return None
-        if waiting[0] not in _MAP_STARTS:
-            raise RemoteProtocolError(Code.MALFORMED, "a packet is a map")
+        self._check_beginning()
         try:
             self._scanner.skip()
         except msgpack.OutOfData:
-            self._check_promise()
+            if len(waiting) > self._max_packet_bytes:
+                raise self._too_large() from None
             return None
         except Exception as error:
             raise _refusal(error) from None
@@ -150,15 +150,15 @@ class Decoder:
         self.consumed_bytes = end
         return decode(packet)
 
-    def _check_promise(self) -> None:
-        """Refuse what is not whole yet and is already too large."""
-        waiting = self._waiting
-        if len(waiting) > self._max_packet_bytes:
-            raise self._too_large()
-        count_bytes = _MAP_STARTS[waiting[0]]
-        count = waiting[1 : 1 + count_bytes]
-        if len(count) == count_bytes and int.from_bytes(count, "big") > MAX_MAP_ITEMS:
-            raise _too_many_items()
+    def _check_beginning(self) -> None:
+        """Refuse at once what can become no packet, whatever comes after it."""
+        count_bytes = _MAP_STARTS.get(self._waiting[0])
+        if count_bytes is None:
+            raise _no_map()
+        if count_bytes:
+            count = self._waiting[1 : 1 + count_bytes]
+            if len(count) == count_bytes and int.from_bytes(count, "big") > MAX_MAP_ITEMS:
+                raise _too_many_items()
 
     def _too_large(self) -> RemoteProtocolError:
         return RemoteProtocolError(
@@ -175,6 +175,10 @@ def _refusal(error: Exception) -> RemoteProtocolError:
     if "exceeds max_" in text:
         return RemoteProtocolError(Code.TOO_LARGE, "a length in it is more than a packet holds")
     return RemoteProtocolError(Code.MALFORMED, "not MessagePack")
+
+
+def _no_map() -> RemoteProtocolError:
+    return RemoteProtocolError(Code.MALFORMED, "a packet is a map")
 
 
 def _too_many_items() -> RemoteProtocolError:

@@ -271,6 +271,12 @@ class BetweenDevicesTests(TestCase):
         )
         self.assertIs(Code.MALFORMED, error.code)
 
+    def test_reserved_ids_are_ignored(self) -> None:
+        """A newer version may send them: whatever they hold, the channel goes on."""
+        for packet_id in packets.RESERVED_DEVICE_IDS:
+            for rest in ({}, {"content": None}, {"content": {"step": 1}}):
+                self.assertIsNone(packets.parse_between_devices({"packet_id": packet_id, **rest}))
+
     def test_the_protocols_ids_are_not_the_applications(self) -> None:
         for packet_id in (-1, 0, 1, 2, 3, 4, 256):
             self.assertRaises(LocalProtocolError, Application(packet_id, b"").to_map)
