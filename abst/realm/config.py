@@ -67,12 +67,14 @@ def load(path: Path) -> Config:
     """
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES)
+            text = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(str(path), None, error.strerror or "cannot be read") from None
     try:
+        if len(text) > MAX_CONFIG_BYTES:
+            raise ConfigurationError(str(path), None, f"larger than {MAX_CONFIG_BYTES} bytes")
         settings = tomllib.loads(text.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(str(path), None, f"not TOML: {error}") from None
     return from_settings(settings, str(path))
 
@@ -110,7 +112,11 @@ def _text(key: str, value: Any, file: str) -> str:
 
 
 def _path(key: str, value: Any, file: str) -> Path:
-    return Path(_text(key, value, file)).expanduser()
+    text = _text(key, value, file)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(file, key, f"{text}: there is no such user") from None
 
 
 def _texts(key: str, value: Any, file: str) -> tuple[str, ...]:

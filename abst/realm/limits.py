@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abst.packets import MAX_PACKET_BYTES, MAX_PACKET_BYTES_BEFORE_HELLO
+from abst.packets import MAX_COUNT, MAX_PACKET_BYTES, MAX_PACKET_BYTES_BEFORE_HELLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,9 @@ class Limits:
             ValueError: the text begins with the name of the limit at fault.
         """
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: at least {least:g}")
+            most = _MOST_SECONDS if name.endswith("_seconds") else MAX_COUNT
+            if not least <= getattr(self, name) <= most:  # Which is how not-a-number fails too.
+                raise ValueError(f"{name}: at least {least:g}, at most {most:g}")
         if self.packet_bytes > MAX_PACKET_BYTES:
             raise ValueError(f"packet_bytes: at most {MAX_PACKET_BYTES}")
         if self.hello_packet_bytes > self.packet_bytes:
@@ -57,6 +58,8 @@ class Limits:
             raise ValueError("silence_seconds: more than 2 x heartbeat_seconds")
 
 
+_MOST_SECONDS = 86400.0
+
 _LEAST: dict[str, float] = {
     "packet_bytes": 1024,
     "hello_packet_bytes": 256,
@@ -65,5 +68,6 @@ _LEAST: dict[str, float] = {
     "silence_seconds": 0.2,
     "queue_bytes": 32768,  # Whatever one read brings has to fit a queue that is empty.
     "stall_seconds": 0.1,
+    "all_queues_bytes": 1,
     "connections": 1,
 }
