@@ -8,13 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from abst import codec
 from abst.device_id import DeviceID
 from abst.errors import Code
 from abst.packets import Error, Hello, Send
@@ -31,9 +32,10 @@ LIMITS = Limits(
     stall_seconds=5,
     connections=6,
 )
-DEVICES = [DeviceID.of_key(b"device %d" % number) for number in range(5)]
+DEVICES = [DeviceID.of_key(b"device %d" % number) for number in range(4)]
 DROPS = (Code.TARGET_ABSENT, Code.QUEUE_FULL, Code.UNDELIVERED)
 NUMBER_BYTES = 4
+STREAMS = [b"\xc1", b"\x81\xa9packet_id\x63", codec.encode(Hello(DEVICES[0]))]
 
 devices = st.sampled_from(range(len(DEVICES)))
 
@@ -49,73 +51,90 @@ class RealmMachine(RuleBasedStateMachine):
         super().__init__()
         self.realm = MemoryRealm(LIMITS)
         self.newest: dict[int, Line] = {}
-        self.replaced: list[Line] = []
+        self.closed: list[Line] = []
         self.all_lines: list[Line] = []
         self.senders: list[Line] = []  # By the number that stands in the packet.
 
-    @rule(device=devices)
-    def connect(self, device: int) -> None:
-        line = self.realm.connect(DEVICES[device])
-        line.send(Hello(DEVICES[device]))
-        older = self.newest.get(device)
-        if line.ended:
-            self.replaced.append(line)  # The realm was full.
-            assert line.conversation.closed_for is Code.REALM_FULL
-            return
-        if older is not None:
-            assert older.conversation.state is State.CLOSED
-            self.replaced.append(older)
-        self.newest[device] = line
-        self.all_lines.append(line)
+    @initialize()
+    def begin(self) -> None:
+        for device in range(len(DEVICES)):
+            self.connect(device)
 
     @rule(
         source=devices,
         to=devices,
         count=st.integers(1, 8),
-        size=st.sampled_from([10, 200, 2000]),
-        request=st.none() | st.integers(0, 9),
+        size=st.sampled_from([10, 200, 2000, 2000]),
+        times=st.integers(1, 3),
+        request=st.none() | st.none() | st.integers(0, 9),
     )
-    def send(self, source: int, to: int, count: int, size: int, request: int | None) -> None:
-        line = self.newest.get(source)
-        if line is None or line.conversation.state is not State.HERE:
-            return
-        run = b""
-        for _ in range(count):
-            number = len(self.senders).to_bytes(NUMBER_BYTES, "big")
-            run += send(DEVICES[source], DEVICES[to], number + bytes(size), request)
-            self.senders.append(line)
-        line.send(run)
-
-    @rule(source=devices, what=st.sampled_from([b"\xc1", b"\x81\xa9packet_id\x63", b"\x84"]))
-    def send_something_else(self, source: int, what: bytes) -> None:
-        line = self.newest.get(source)
-        if line is not None and not line.ended:
-            line.send(what, b"\xc1" if what == b"\x84" else b"")
+    def send(
+        self, source: int, to: int, count: int, size: int, times: int, request: int | None
+    ) -> None:
+        line = self.newest[source]
+        for _ in range(times):
+            if line.conversation.state is not State.HERE:
+                return
+            run = b""
+            for _ in range(count):
+                number = len(self.senders).to_bytes(NUMBER_BYTES, "big")
+                run += send(DEVICES[source], DEVICES[to], number + bytes(size), request)
+                self.senders.append(line)
+            line.send(run)
 
     @rule(device=devices)
     def stop_reading(self, device: int) -> None:
-        if device in self.newest:
-            self.newest[device].stop_reading()
+        self.newest[device].stop_reading()
 
     @rule(device=devices)
     def read(self, device: int) -> None:
-        if device in self.newest and not self.newest[device].ended:
+        if not self.newest[device].ended:
             self.newest[device].read()
 
-    @rule(device=devices)
-    def disconnect(self, device: int) -> None:
-        line = self.newest.pop(device, None)
-        if line is not None:
-            line.disconnect()
+    @rule(device=devices, what=st.sampled_from([*STREAMS, "connect", "disconnect"]))
+    def do_something_else(self, device: int, what: bytes | str) -> None:
+        match what:
+            case bytes():
+                self.newest[device].send(what)
+            case "connect":
+                self.connect(device)
+            case "disconnect":
+                self.newest[device].disconnect()
+                self.connect(device)
 
-    @precondition(lambda self: self.replaced)
     @rule()
-    def disconnect_a_replaced_one(self) -> None:
-        self.replaced.pop(0).disconnect()
+    def disconnect_who_was_closed(self) -> None:
+        for line in self.closed:
+            line.disconnect()
+        self.closed.clear()
+        for device, line in self.newest.items():
+            if line.ended:
+                line.disconnect()
+                self.connect(device)
 
-    @rule(seconds=st.sampled_from([0.1, 3.0, 6.0, 25.0]))
-    def let_time_go_by(self, seconds: float) -> None:
+    @rule(
+        seconds=st.sampled_from([0.1, 1.0, 3.0, 6.0]),
+        say_hello=st.sampled_from([True, True, False]),
+    )
+    def let_time_go_by(self, seconds: float, say_hello: bool) -> None:
+        if say_hello:
+            for line in self.newest.values():
+                line.conversation.heard_at = self.realm.now
         self.realm.advance(seconds)
+
+    def connect(self, device: int) -> None:
+        line = self.realm.connect(DEVICES[device])
+        line.send(Hello(DEVICES[device]))
+        self.all_lines.append(line)
+        if line.ended:
+            assert line.conversation.closed_for is Code.REALM_FULL
+            self.closed.append(line)
+        older = self.newest.get(device)
+        if older is None or not line.ended:
+            self.newest[device] = line
+            if older is not None:
+                assert older.conversation.state is State.CLOSED
+                self.closed.append(older)
 
     @invariant()
     def what_waits_is_counted_and_bounded(self) -> None:
@@ -163,7 +182,7 @@ class RealmMachine(RuleBasedStateMachine):
         for line in here:
             if line.conversation.state is State.HERE:
                 assert sent[line] == written[line] + told[line]
-        for line in [*self.newest.values(), *self.replaced]:
+        for line in [*self.newest.values(), *self.closed]:
             line.disconnect()
         assert self.realm.core.queued_bytes == 0
         assert not self.realm.core.conversations
