@@ -1,0 +1,357 @@
+"""The examples in tests/vectors/: the code says what they say, in both directions."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from abst import codec, packets
+from abst.address import RealmAddress, format_pin
+from abst.device.channel import begins_channel, split_content
+from abst.device.device import Device
+from abst.device.paths import Path as DevicePath
+from abst.device.protocol import DeviceFactory
+from abst.device_id import DeviceID
+from abst.errors import MEANINGS, AddressError, Code, RemoteProtocolError
+from abst.identity import Identity
+from abst.packets import MAX_PACKET_BYTES, Application, BackHeartbeat, Error, Packet
+from tests.realm.memory_realm import Line, MemoryRealm
+
+ROOT = Path(__file__).parent.parent
+VECTORS = ROOT / "tests" / "vectors"
+CONVERSATIONS = {
+    "device to realm": packets.DEVICE_TO_REALM,
+    "realm to device": packets.REALM_TO_DEVICE,
+    "device to device": packets.DEVICE_TO_DEVICE,
+}
+# What reads packets, and so what says that one is refused.
+READERS = ("abst/codec.py", "abst/packets.py", "abst/framing.py")
+
+
+def load(file: str) -> Any:
+    """Return what a file of vectors holds."""
+    return json.loads((VECTORS / file).read_text("utf-8"))
+
+
+def value_of(written: Any) -> Any:
+    """Return the value that JSON stands for: see docs/spec/README.md, "Vectors"."""
+    match written:
+        case {"hex": text}:
+            return bytes.fromhex(text)
+        case {"float": number}:
+            return float(number)
+        case {"timestamp": [seconds, nanoseconds]}:
+            return msgpack.Timestamp(seconds, nanoseconds)
+        case dict():
+            return {key: value_of(item) for key, item in written.items()}
+        case list():
+            return [value_of(item) for item in written]
+        case _:
+            return written
+
+
+def parse(conversation: str, packet: dict[Any, Any]) -> Packet | None:
+    """Return the packet that a map means in a conversation."""
+    if conversation == "device to device":
+        return packets.parse_between_devices(packet)
+    return packets.parse(packet, CONVERSATIONS[conversation])
+
+
+def fields_of(packet: Packet) -> dict[str, Any]:
+    """Return a packet's fields by name, without those that are absent."""
+    if isinstance(packet, Application):
+        return {"id": packet.id, "content": packet.content}
+    named = {item.name: getattr(packet, item.name) for item in (*packet.envelope, *packet.body)}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def kind_of(entry: dict[str, Any]) -> type[Packet]:
+    """Return the class of the packet that an entry names."""
+    if entry["packet"] == Application.title:
+        return Application
+    kinds = CONVERSATIONS[entry["conversation"]].values()
+    return next(kind for kind in kinds if kind.title == entry["packet"])
+
+
+def identities() -> list[Identity]:
+    """Return the identities of the vectors."""
+    return [
+        Identity(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(entry["private_key"])))
+        for entry in load("identity.json")["identities"]
+    ]
+
+
+class FileTests(TestCase):
+    def test_every_file_describes_itself_and_names_its_entries_once(self) -> None:
+        for path in sorted(VECTORS.iterdir()):
+            found = load(path.name)
+            self.assertTrue(found.pop("description"))
+            for entries in found.values():
+                names = [entry["name"] for entry in entries]
+                self.assertEqual(len(set(names)), len(names), path)
+                self.assertTrue(all(names))
+
+    def test_bytes_have_one_form(self) -> None:
+        def every_hex(written: Any) -> list[str]:
+            match written:
+                case dict():
+                    keys = {
+                        "hex",
+                        "bytes",
+                        "sends",
+                        "content",
+                        "records",
+                        "channel_number",
+                        "answer",
+                    }
+                    own = [item for key, item in written.items() if key in keys]
+                    return [item for item in own if isinstance(item, str)] + [
+                        text for item in written.values() for text in every_hex(item)
+                    ]
+                case list():
+                    return [text for item in written for text in every_hex(item)]
+            return []
+
+        for file in ("packets.json", "refused.json", "realm.json", "channel.json"):
+            for text in every_hex(load(file)):
+                self.assertEqual(bytes.fromhex(text).hex(), text)
+
+
+class IdentityTests(TestCase):
+    def test_everything_follows_from_the_private_key(self) -> None:
+        for entry, identity in zip(load("identity.json")["identities"], identities(), strict=True):
+            certificate = identity.certificate().public_bytes(Encoding.DER)
+            found = {
+                "name": entry["name"],
+                "private_key": identity.private_key.private_bytes_raw().hex(),
+                "public_key": identity.private_key.public_key().public_bytes_raw().hex(),
+                "subject_public_key_info": identity.public_key.hex(),
+                "pin": identity.pin.hex(),
+                "pin_text": format_pin(identity.pin),
+                "device_id": identity.device_id.hex(),
+                "device_id_text": str(identity.device_id),
+                "certificate": certificate.hex(),
+            }
+            self.assertEqual(entry, found)
+            self.assertEqual(identity.device_id, DeviceID.parse(entry["device_id_text"]))
+
+    def test_addresses(self) -> None:
+        for entry in load("identity.json")["addresses"]:
+            pin = None if entry["pin"] is None else bytes.fromhex(entry["pin"])
+            address = RealmAddress(entry["host"], entry["port"], pin)
+            self.assertEqual(address, RealmAddress.parse(entry["text"]), entry["name"])
+            self.assertEqual(address, RealmAddress.parse(entry["written"]), entry["name"])
+            self.assertEqual(entry["written"], str(address))
+
+    def test_bad_addresses(self) -> None:
+        for entry in load("identity.json")["bad_addresses"]:
+            with self.assertRaises(AddressError, msg=entry["name"]):
+                RealmAddress.parse(entry["text"])
+
+    def test_bad_device_ids(self) -> None:
+        for entry in load("identity.json")["bad_device_ids"]:
+            with self.assertRaises(ValueError, msg=entry["name"]):
+                DeviceID.parse(entry["text"])
+
+
+class PacketTests(TestCase):
+    def test_bytes_mean_the_fields(self) -> None:
+        for entry in load("packets.json")["packets"]:
+            decoder = codec.Decoder()
+            decoder.receive_data(bytes.fromhex(entry["bytes"]))
+            packet = decoder.next_map()
+            assert packet is not None, entry["name"]
+            self.assertEqual(0, decoder.buffered_bytes, entry["name"])
+            parsed = parse(entry["conversation"], packet)
+            self.assertIs(kind_of(entry), type(parsed), entry["name"])
+            assert parsed is not None
+            self.assertEqual(value_of(entry["fields"]), fields_of(parsed), entry["name"])
+
+    def test_the_fields_make_the_bytes(self) -> None:
+        for entry in load("packets.json")["packets"]:
+            encoded = codec.encode(kind_of(entry)(**value_of(entry["fields"])))
+            same = encoded.hex() == entry["bytes"]
+            self.assertEqual(entry["canonical"], same, (entry["name"], encoded.hex()))
+
+    def test_every_packet_and_every_field_has_a_vector(self) -> None:
+        seen: dict[tuple[str, str], set[str]] = {}
+        for entry in load("packets.json")["packets"]:
+            key = (entry["conversation"], entry["packet"])
+            seen.setdefault(key, set()).update(entry["fields"])
+        for conversation, known in CONVERSATIONS.items():
+            for kind in known.values():
+                names = {item.name for item in (*kind.envelope, *kind.body)}
+                if (conversation, kind.title) == ("realm to device", "Send to another device"):
+                    names.discard("request")
+                self.assertEqual(names, seen[conversation, kind.title], kind.title)
+        self.assertIn(("device to device", Application.title), seen)
+
+
+class RefusedTests(TestCase):
+    def setUp(self) -> None:
+        self.first, self.second = (identity.device_id for identity in identities()[:2])
+
+    def assert_refused(self, entry: dict[str, Any], data: bytes) -> None:
+        """Check that a realm, or a device, refuses bytes with the right code."""
+        if entry["conversation"] == "device to realm":
+            code, closes = self.refused_by_realm(entry["state"], data)
+        else:
+            self.assertIsNone(entry["state"])
+            code, closes = self.refused_by_device(entry["conversation"], data), True
+        self.assertEqual((entry["code"], entry["closes"]), (code, closes), entry["name"])
+
+    def refused_by_realm(self, state: str, data: bytes) -> tuple[str, bool]:
+        realm = MemoryRealm()
+        realm.join(self.second)
+        line = realm.connect(self.first) if state == "AWAITING_HELLO" else realm.join(self.first)
+        self.assertEqual(state, line.conversation.state.name)
+        line.send(data)
+        codes = line.take_codes()
+        return ", ".join(codes), bool(line.ended)
+
+    def refused_by_device(self, conversation: str, data: bytes) -> str:
+        decoder = codec.Decoder()
+        try:
+            decoder.receive_data(data)
+            packet = decoder.next_map()
+            assert packet is not None, "more bytes are waited for"
+            parse(conversation, packet)
+        except RemoteProtocolError as error:
+            return error.code
+        return "accepted"
+
+    def test_each_is_refused_with_its_code(self) -> None:
+        for entry in load("refused.json")["refused"]:
+            data = bytes.fromhex(entry["bytes"])
+            self.assert_refused(entry, data + bytes(entry.get("then_zeros", 0)))
+
+    def test_closing_is_what_the_table_of_codes_says(self) -> None:
+        for entry in load("refused.json")["refused"]:
+            self.assertEqual(MEANINGS[Code(entry["code"])].closes, entry["closes"], entry["name"])
+
+    def test_every_code_that_reading_can_raise_has_a_vector(self) -> None:
+        raised = {
+            node.attr
+            for file in READERS
+            for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "Code"
+        }
+        self.assertEqual({"MALFORMED", "TOO_LARGE", "UNKNOWN_PACKET"}, raised)
+        seen = {Code(entry["code"]).name for entry in load("refused.json")["refused"]}
+        self.assertEqual(set(), raised - seen)
+        self.assertLessEqual({"HELLO_FIRST", "WRONG_DEVICE", "WRONG_SOURCE", "WRONG_VERSION"}, seen)
+
+    def test_an_accepted_packet_would_be_noticed(self) -> None:
+        """The tests above compare refusals; this one shows that they would see none."""
+        entry = {"conversation": "device to device", "state": None, "closes": True, "name": ""}
+        good = codec.encode(Application(5, b""))
+        failure = self.failureException
+        self.assertRaises(failure, self.assert_refused, {**entry, "code": "malformed"}, good)
+        realm = {**entry, "conversation": "device to realm", "state": "HERE", "code": "malformed"}
+        hello = codec.encode(packets.Hello(self.first))
+        self.assertRaises(AssertionError, self.assert_refused, realm, hello)
+
+
+class RealmTests(TestCase):
+    def received(self, items: list[dict[str, Any]], line: Line) -> None:
+        data = line.take_bytes()
+        decoder = codec.Decoder()
+        decoder.receive_data(data)
+        for item in items:
+            begin = decoder.consumed_bytes
+            packet = decoder.next_map()
+            assert packet is not None
+            if "bytes" in item:
+                self.assertEqual(item["bytes"], data[begin : decoder.consumed_bytes].hex())
+                continue
+            parsed = packets.parse(packet, packets.REALM_TO_DEVICE)
+            found = fields_of(parsed)
+            if isinstance(parsed, BackHeartbeat):
+                del found["nonce"], found["observed_address"]
+            self.assertEqual(item["packet"], parsed.title)
+            self.assertEqual(value_of(item["fields"]), found)
+        self.assertEqual(0, len(data) - decoder.consumed_bytes)
+
+    def test_exchanges(self) -> None:
+        for exchange in load("realm.json")["exchanges"]:
+            realm = MemoryRealm()
+            lines = [realm.join(identity.device_id) for identity in identities()[:2]]
+            for step in exchange["steps"]:
+                line = lines[step["device"]]
+                match step:
+                    case {"sends": text}:
+                        line.send(bytes.fromhex(text))
+                    case {"receives": items}:
+                        self.received(items, line)
+                    case {"leaves": True}:
+                        line.disconnect()
+                    case {"closed": True}:
+                        self.assertEqual("closed", line.ended)
+                    case _:
+                        self.fail(f"what is {step}?")
+
+
+class RecordingLink:
+    """A link to a realm that is up and keeps what is sent."""
+
+    path = DevicePath("realm")
+    is_up = True
+    max_content_bytes = MAX_PACKET_BYTES - packets.HEADROOM_BYTES
+    problem: str | None = None
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def start(self) -> None:
+        """Do nothing: it is up."""
+
+    def stop(self) -> Any:
+        """Do nothing: there is nothing to close."""
+        return succeed(None)
+
+    def send(self, target_device: bytes, content: bytes) -> None:
+        """Keep what is sent."""
+        self.sent.append(content)
+
+
+class ChannelTests(TestCase):
+    def test_contents_are_a_number_and_records(self) -> None:
+        for entry in load("channel.json")["contents"]:
+            content = bytes.fromhex(entry["content"])
+            if entry["channel_number"] is None:
+                self.assertRaises(RemoteProtocolError, split_content, content)
+                continue
+            number, records = split_content(content)
+            self.assertEqual(entry["channel_number"], number.hex(), entry["name"])
+            self.assertEqual(entry["records"], records.hex(), entry["name"])
+            self.assertEqual(entry["accepts"], begins_channel(records), entry["name"])
+
+    def test_what_a_device_answers(self) -> None:
+        for entry in load("channel.json")["contents"]:
+            own, other = identities()[:2]
+            link = RecordingLink()
+            device = Device(Clock(), own, DeviceFactory(), make_link=lambda *_, to=link: to)
+            device.addRealm(RealmAddress("realm.example.org"))
+            device.content_received(link, other.device_id, bytes.fromhex(entry["content"]))
+            answer = [] if entry["answer"] is None else [entry["answer"]]
+            self.assertEqual(answer, [sent.hex() for sent in link.sent], entry["name"])
+            device.stopService()
+
+
+class ErrorTests(TestCase):
+    def test_reasons_in_vectors_are_the_tables(self) -> None:
+        """A realm may word a reason otherwise; these are the real ones."""
+        known = {meaning.sentence for meaning in MEANINGS.values()}
+        for entry in load("packets.json")["packets"]:
+            if entry["packet"] == Error.title and entry["fields"]["code"] in set(Code):
+                reason = entry["fields"]["reason"]
+                self.assertTrue(reason in known or "not offered" in reason, reason)
