@@ -1,0 +1,401 @@
+"""The specification's tables and the code: neither drifts from the other."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from abst import codec, packets, tls
+from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
+from abst.device import channel, connection, link, realm_client, session
+from abst.device import device as device_module
+from abst.errors import MEANINGS, AddressError, Code
+from abst.packets import BackHeartbeat, Error, Hello, Packet, Send
+from abst.realm import conversation, outbox
+from abst.realm.conversation import State
+from abst.realm.limits import Limits
+from tests.realm.memory_realm import ALICE, BOB, NOBODY, Line, MemoryRealm, send
+
+SPEC = Path(__file__).parent.parent / "docs" / "spec"
+
+Row = dict[str, str]
+Numbers = dict[str, float]
+
+_HEADING = re.compile(r"^#{2,6} +(.*?) *$")
+_PACKET = re.compile(
+    r"(.+) \((device to realm|realm to device|.+ and .+|device to device), id (\d+)\)"
+)
+
+
+def page(name: str) -> str:
+    """Return the text of a page."""
+    return (SPEC / name).read_text("utf-8")
+
+
+def tables(text: str) -> list[tuple[str, list[Row]]]:
+    """Return every table of a page with the heading that it stands under."""
+    found: list[tuple[str, list[Row]]] = []
+    heading = ""
+    names: list[str] | None = None
+    for line in text.splitlines():
+        if match := _HEADING.match(line):
+            heading = match[1]
+        if not line.startswith("|"):
+            names = None
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if names is None:
+            names = cells
+            found.append((heading, []))
+        elif not set("".join(cells)) <= set("-: "):
+            assert len(cells) == len(names), line
+            found[-1][1].append(dict(zip(names, cells, strict=True)))
+    return found
+
+
+def table(text: str, heading: str, *columns: str) -> list[Row]:
+    """Return the one table under a heading that has these columns."""
+    (found,) = (
+        rows for title, rows in tables(text) if title == heading and set(columns) <= set(rows[0])
+    )
+    return found
+
+
+def plain(cell: str) -> str:
+    """Return a cell without the marks of code."""
+    return cell.strip("`")
+
+
+def numbers(text: str, heading: str, name: str = "number") -> Numbers:
+    """Return the numbers of a table by what they are; of "65536, or ..." the number counts."""
+    rows = table(text, heading, name, "value")
+    return {row[name]: float(row["value"].split(",")[0]) for row in rows}
+
+
+class PacketTests(TestCase):
+    def kinds(self) -> dict[tuple[str, int], type[Packet]]:
+        """Return every packet by conversation and id."""
+        conversations = {
+            "device to realm": packets.DEVICE_TO_REALM,
+            "realm to device": packets.REALM_TO_DEVICE,
+            "device to device": packets.DEVICE_TO_DEVICE,
+        }
+        return {
+            (name, packet_id): kind
+            for name, known in conversations.items()
+            for packet_id, kind in known.items()
+        }
+
+    def test_every_packet_has_its_table(self) -> None:
+        kinds = self.kinds()
+        seen = set()
+        for heading, rows in tables(page("packets.md")):
+            match = _PACKET.fullmatch(heading)
+            if match is None:
+                continue
+            for name in match[2].split(" and "):
+                kind = kinds[name, int(match[3])]
+                seen.add((name, int(match[3])))
+                self.assertEqual(kind.title, match[1])
+                expected = [(item, "envelope") for item in kind.envelope]
+                expected += [(item, "content") for item in kind.body]
+                written = [
+                    {
+                        "field": f"`{item.name}`",
+                        "where": where,
+                        "type": item.type,
+                        "required": "yes" if item.required else "no",
+                    }
+                    for item, where in expected
+                ]
+                self.assertTrue(all(row["meaning"] for row in rows), heading)
+                read = [{name: row[name] for name in written[0]} for row in rows]
+                self.assertEqual(written, read, heading)
+        self.assertEqual(set(kinds), seen)
+
+    def test_reserved_ids(self) -> None:
+        text = page("packets.md")
+        for heading, known in (
+            ("Reserved ids", packets.RESERVED_REALM_IDS),
+            ("Reserved ids between devices", packets.RESERVED_DEVICE_IDS),
+        ):
+            rows = table(text, heading, "id", "name")
+            self.assertEqual(known, {int(row["id"]): row["name"] for row in rows})
+
+    def test_limits_of_encoding(self) -> None:
+        rows = table(page("packets.md"), "Encoding", "limit", "value", "code")
+        values = [float(row["value"].split(",")[0]) for row in rows]
+        expected: list[float] = [
+            packets.MAX_PACKET_BYTES,
+            packets.MAX_PACKET_BYTES_BEFORE_HELLO,
+            codec.MAX_MAP_ITEMS,
+            codec.MAX_ARRAY_ITEMS,
+            codec.MAX_DEPTH,
+        ]
+        self.assertEqual(expected, values)
+        codes = [Code(plain(row["code"])) for row in rows]
+        self.assertEqual([Code.TOO_LARGE] * 4 + [Code.MALFORMED], codes)
+
+    def test_the_canonical_form_of_send(self) -> None:
+        """The line in the specification, read as bytes, is what the encoder makes."""
+        block = page("packets.md").split("```")[1]
+        head = b""
+        for token in re.findall(r'"\w+"|<[^>]+>|[0-9a-f]{2}(?![0-9a-z])', block):
+            if token.startswith('"'):
+                head += token.strip('"').encode()
+            elif token.startswith("<"):
+                head += {"<16 bytes>": ALICE, "<bin>": b"\xc4\x01x"}[token]
+            else:
+                head += bytes.fromhex(token)
+        self.assertEqual(codec.encode(Send(ALICE, ALICE, b"x")), head)
+
+
+class RealmTests(TestCase):
+    def test_errors(self) -> None:
+        rows = table(page("realm.md"), "Errors", "code", "sent when")
+        self.assertEqual([str(code) for code in Code], [plain(row["code"]) for row in rows])
+        for row in rows:
+            meaning = MEANINGS[Code(plain(row["code"]))]
+            self.assertEqual("yes" if meaning.closes else "no", row["closes"], row)
+            self.assertEqual(meaning.sentence, row["meaning"])
+            self.assertEqual(meaning.remedy, row["remedy"])
+            self.assertTrue(row["sent when"])
+
+    def test_limits(self) -> None:
+        rows = table(page("realm.md"), "Limits", "limit", "default")
+        written = {plain(row["limit"]): float(row["default"]) for row in rows}
+        self.assertEqual(dataclasses.asdict(Limits()), written)
+        self.assertEqual([item.name for item in dataclasses.fields(Limits)], list(written))
+
+    def test_told_limits_are_told(self) -> None:
+        rows = table(page("realm.md"), "Limits", "limit", "told")
+        told = {plain(row["limit"]) for row in rows if row["told"] == "yes"}
+        line = MemoryRealm().connect(ALICE)
+        line.send(Hello(ALICE))
+        (answer,) = line.take()
+        assert isinstance(answer, BackHeartbeat)
+        self.assertEqual(told, {*answer.limits, "heartbeat_seconds"})
+
+    def test_numbers(self) -> None:
+        expected: Numbers = {
+            "bytes in the queue of answers for one device": outbox.MAX_CONTROL_BYTES,
+            "seconds in which replacements are counted for an identity conflict": (
+                conversation.CONFLICT_WINDOW_SECONDS
+            ),
+            "replacements that make an identity conflict": conversation.CONFLICT_REPLACEMENTS,
+            "`retry_after` of an identity conflict, seconds": conversation.CONFLICT_RETRY_SECONDS,
+            "`retry_after` of `replaced`, seconds": conversation.REPLACED_RETRY_SECONDS,
+            "`retry_after` of `realm_full`, seconds": conversation.FULL_RETRY_SECONDS,
+            "pairs of code and target in the reports that wait for one device": (
+                conversation.MAX_REPORTED_TARGETS
+            ),
+            "connections told to come back in each second of a restart": (
+                conversation.RESTART_SPREAD_CONNECTIONS_PER_SECOND
+            ),
+            "seconds that a device waits for the first answer": realm_client.ANSWER_SECONDS,
+            "heartbeats that a device misses before it gives up": realm_client.MISSED_HEARTBEATS,
+            "first bound of the wait before connecting again, seconds": link.FIRST_WAIT_SECONDS,
+            "factor from one bound to the next": link.WAIT_FACTOR,
+            "largest bound, seconds": link.MAX_WAIT_SECONDS,
+            "seconds after which the bounds begin again": link.STABLE_SECONDS,
+        }
+        self.assertEqual(expected, numbers(page("realm.md"), "Limits"))
+
+
+class OtherTests(TestCase):
+    def test_numbers_of_the_channel(self) -> None:
+        expected: Numbers = {
+            "bytes of a channel number": packets.CHANNEL_NUMBER_BYTES,
+            "bytes of a session's ID": packets.SESSION_ID_BYTES,
+            "bytes that a Send takes beside its content, at most": packets.HEADROOM_BYTES,
+            "bytes of one packet inside a channel, at most": packets.MAX_PACKET_BYTES,
+            "seconds for handshake and Hello exchange": channel.HANDSHAKE_SECONDS,
+            "seconds without anything sent before a Heartbeat": connection.HEARTBEAT_SECONDS,
+            "seconds without anything received before a channel is given up": (
+                connection.DEAD_SECONDS
+            ),
+            "received bytes after which a Heartbeat is due at once": session.ACK_AFTER_BYTES,
+            "received packets after which a Heartbeat is due at once": session.ACK_AFTER_PACKETS,
+            "seconds after which a Heartbeat is due for any received packet": (
+                session.ACK_AFTER_SECONDS
+            ),
+            "bytes of application packets in flight, at most": session.MAX_IN_FLIGHT_BYTES,
+            "seconds that a session waits for a channel, by default": connection.SESSION_SECONDS,
+            "channels of strangers at once": device_module.MAX_STRANGERS,
+        }
+        self.assertEqual(expected, numbers(page("channel.md"), "Numbers"))
+
+    def test_names_of_tls(self) -> None:
+        self.assertIn(f"`{tls.REALM_ALPN.decode()}`", page("realm.md"))
+        self.assertIn(f"`{tls.DEVICE_ALPN.decode()}`", page("channel.md"))
+        self.assertIn(f"`{tls.EXPORTER_LABEL.decode()}`", page("channel.md"))
+        self.assertIn(f"{tls.EXPORTER_BYTES} bytes of\n  output", page("channel.md"))
+
+    def test_the_port(self) -> None:
+        for name in ("identity.md", "realm.md"):
+            self.assertEqual({str(DEFAULT_PORT)}, set(re.findall(r"\b42\d{3}\b", page(name))))
+
+    def test_the_longest_address(self) -> None:
+        most = re.search(r"At most (\d+) characters", page("identity.md"))
+        assert most is not None
+        self.assertEqual(MAX_ADDRESS_CHARACTERS, int(most[1]))
+        text = "abst://a/"
+        RealmAddress.parse(text)
+        too_long = text + "?" + "x" * MAX_ADDRESS_CHARACTERS
+        self.assertRaises(AddressError, RealmAddress.parse, too_long)
+
+    def test_words_are_in_order_and_explained_once(self) -> None:
+        words = [row["word"] for row in table(page("README.md"), "Words", "word", "meaning")]
+        self.assertEqual(sorted(words, key=str.lower), words)
+        self.assertEqual(len(set(words)), len(words))
+
+
+# The rows of the table of states, played to a realm. Each is given a line in the state of its row.
+
+SMALL = Limits(queue_bytes=131072, connections=1)
+
+
+def _full(realm: MemoryRealm, line: Line) -> None:
+    realm.connect(NOBODY)
+    line.send(Hello(ALICE))
+
+
+def _queue_full(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    bob.stop_reading()
+    for _ in range(4):
+        line.send(send(ALICE, BOB, bytes(60000)))
+
+
+def _goes_away(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    bob.stop_reading()
+    line.send(send(ALICE, BOB, b"1"), send(ALICE, BOB, b"2"))
+    bob.disconnect()
+
+
+def _delivered(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    packet = send(ALICE, BOB, b"sealed")
+    line.send(packet)
+    assert bob.take_bytes() == packet
+
+
+def _does_not_read(realm: MemoryRealm, line: Line) -> None:
+    line.stop_reading()
+    realm.join(BOB).send(send(BOB, ALICE, b"x"))
+    for _ in range(3):
+        line.send(Hello(ALICE))
+        realm.advance(5.0)
+
+
+def _asks_and_does_not_read(realm: MemoryRealm, line: Line) -> None:
+    line.stop_reading()
+    realm.join(BOB).send(send(BOB, ALICE, b"x"))
+    while line.conversation.state is State.HERE:
+        line.send(Hello(ALICE))
+    line.read()
+
+
+def _replaced(realm: MemoryRealm, line: Line) -> None:
+    realm.connect(ALICE).send(Hello(ALICE))
+
+
+def _stops(realm: MemoryRealm, line: Line) -> None:
+    realm.core.announce_restart()
+    realm.settle()
+
+
+EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
+    "Hello": lambda realm, line: line.send(Hello(ALICE)),
+    "Hello with another device's ID": lambda realm, line: line.send(Hello(BOB)),
+    "Hello with version 0": lambda realm, line: line.send(Hello(ALICE, version=0)),
+    "Hello when the realm is full": _full,
+    "a packet with any other id": lambda realm, line: line.send(send(ALICE, BOB, b"")),
+    "bytes that are no packet": lambda realm, line: line.send(b"\xc1"),
+    "a packet over `hello_packet_bytes`": lambda realm, line: line.send(
+        b"\x81\xa1a\xc5\x0f\xff" + bytes(4095)
+    ),
+    "`hello_seconds` have passed": lambda realm, line: realm.advance(10.0),
+    "the realm stops": _stops,
+    "Send to a device that is here": _delivered,
+    "Send to a device that is not here": lambda realm, line: line.send(send(ALICE, NOBODY, b"")),
+    "Send to a device whose queue is full": _queue_full,
+    "a device goes away before it has read a Send": _goes_away,
+    "Send from another source": lambda realm, line: line.send(send(BOB, ALICE, b"")),
+    "a packet with a reserved or unknown id": lambda realm, line: line.send(
+        b"\x81\xa9packet_id\x03"
+    ),
+    "a packet over `packet_bytes`": lambda realm, line: line.send(
+        send(ALICE, BOB, bytes(65000))[:-65003] + b"\xc6\x00\x01\x00\x00"
+    ),
+    "nothing came for `silence_seconds`": lambda realm, line: realm.advance(35.0),
+    "the device reads nothing for `stall_seconds`": _does_not_read,
+    "the device asks for more answers than it reads": _asks_and_does_not_read,
+    "a newer connection of the same device says Hello": _replaced,
+    "anything": lambda realm, line: line.send(Hello(ALICE), b"\xc1", send(ALICE, BOB, b"")),
+}
+
+
+class StateTests(TestCase):
+    def line_in(self, state: str, realm: MemoryRealm) -> Line:
+        """Return a line in a state, which has read everything."""
+        line = realm.connect(ALICE)
+        if state != "AWAITING_HELLO":
+            line.send(Hello(ALICE))
+        if state == "CLOSED":
+            line.send(b"\xc1")
+        line.take()
+        self.assertEqual(state, line.conversation.state.name)
+        return line
+
+    def test_every_row_is_so(self) -> None:
+        for row in table(page("realm.md"), "The conversation", "state", "next state"):
+            event = row["what happens"]
+            if event.startswith("the same for the fourth time"):
+                continue  # It is about two connections, and has a test of its own.
+            full = event == "Hello when the realm is full"
+            realm = MemoryRealm(SMALL if full else Limits(queue_bytes=131072))
+            line = self.line_in(row["state"], realm)
+            EVENTS[event](realm, line)
+            self.assertEqual(row["next state"], line.conversation.state.name, row)
+            found = line.take()
+            errors = [f"Error `{it.code}`" for it in found if isinstance(it, Error)]
+            match row["what the realm does"]:
+                case "nothing" | "its bytes, to that device":
+                    self.assertEqual([], found, row)
+                case "cuts the connection off":
+                    self.assertEqual("aborted", line.ended, row)
+                case "Back heartbeat":
+                    self.assertEqual([BackHeartbeat], [type(it) for it in found], row)
+                case error:
+                    self.assertEqual([error], errors, row)
+            if row["next state"] == "CLOSED" and row["state"] != "CLOSED":
+                self.assertTrue(line.ended, row)
+
+    def test_the_fourth_replacement(self) -> None:
+        realm = MemoryRealm()
+        line = realm.join(ALICE)
+        for _ in range(conversation.CONFLICT_REPLACEMENTS - 1):
+            line = realm.join_again(line)
+            (answer,) = line.take()
+            self.assertIsInstance(answer, BackHeartbeat)
+        newest = realm.connect(ALICE)
+        newest.send(Hello(ALICE))
+        self.assertEqual(["identity_conflict", "replaced"], line.take_codes())
+        self.assertEqual("closed", line.ended)
+        said = [it.code for it in newest.take() if isinstance(it, Error)]
+        self.assertEqual(["identity_conflict"], said)
+
+    def test_every_event_stands_in_the_table(self) -> None:
+        rows = table(page("realm.md"), "The conversation", "state", "next state")
+        events = {row["what happens"] for row in rows}
+        self.assertEqual(set(), set(EVENTS) - events)
+        self.assertEqual({state.name for state in State}, {row["state"] for row in rows})
+        codes = {
+            plain(code) for row in rows for code in re.findall(r"`\w+`", row["what the realm does"])
+        }
+        # What is refused before there is a conversation has no row.
+        self.assertEqual({str(code) for code in Code} - {"tls_required"}, codes)
