@@ -13,7 +13,9 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from twisted.internet.endpoints import serverFromString
 
 from abst.address import DEFAULT_PORT
 from abst.errors import ConfigurationError
@@ -86,7 +88,7 @@ def from_settings(settings: Mapping[str, Any], file: str) -> Config:
         ConfigurationError: a key is unknown, or its value is not usable.
     """
     checks: dict[str, Callable[[str, Any, str], Any]] = {
-        "listen": _texts,
+        "listen": _endpoints,
         "state": _path,
         "host": _text,
         "certificate": _path,
@@ -119,10 +121,21 @@ def _path(key: str, value: Any, file: str) -> Path:
         raise ConfigurationError(file, key, f"{text}: there is no such user") from None
 
 
-def _texts(key: str, value: Any, file: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
+def _endpoints(key: str, value: Any, file: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value:
         raise ConfigurationError(file, key, 'needs a list such as ["tcp:42278"]')
-    return tuple(_text(key, item, file) for item in value)
+    return tuple(_endpoint(key, item, file) for item in value)
+
+
+def _endpoint(key: str, value: Any, file: str) -> str:
+    description = _text(key, value, file)
+    try:
+        # Nothing is opened, so no reactor is needed: the description is parsed.
+        serverFromString(cast(Any, None), description)
+    except Exception:
+        example = "one looks like tcp:42278 or tcp:42278:interface=192.0.2.1"
+        raise ConfigurationError(file, key, f"{description!r} is no endpoint; {example}") from None
+    return description
 
 
 def _limits(key: str, value: Any, file: str) -> Limits:

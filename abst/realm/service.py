@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
-from abst.errors import ConfigurationError
+from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
 from abst.realm.config import Config
 from abst.realm.protocol import RealmFactory
@@ -26,6 +27,9 @@ from abst.realm.protocol import RealmFactory
 IDENTITY_FILE = "identity.pem"
 ADDRESS_FILE = "address"
 GOODBYE_SECONDS = 3.0
+
+SPARE_FILES = 2048
+"""What is open beside connections that are kept: logs, ports, connections about to be refused."""
 
 
 def write_line(text: str) -> None:
@@ -79,12 +83,46 @@ class RealmService(Service):
                 certificate_file=None if config.certificate is None else str(config.certificate),
                 key_file=None if config.key is None else str(config.key),
             )
-        except Exception as error:
+        except (AbstError, OSError, ValueError) as error:
             raise SystemExit(f"abst-realm: {error}") from None
-        listening = gatherResults(
-            [self._listen(description) for description in config.listen], consumeErrors=True
-        )
-        listening.addCallbacks(self._listens, self._failed_to_listen)
+        allow_open_files(config.limits.connections + SPARE_FILES)
+        starting = ensureDeferred(self._start(self.factory))
+        # Ports are opened at once, as a rule, and then it is known already how that went.
+        problems: list[Failure] = []
+        starting.addErrback(problems.append)
+        if problems:
+            raise SystemExit(f"abst-realm: {problems[0].value}") from None
+        if not starting.called:
+            starting.addCallback(lambda _: self._give_up(problems))
+
+    async def _start(self, factory: RealmFactory) -> None:
+        for description in self._config.listen:
+            try:
+                endpoint = serverFromString(self._reactor, description)
+                port = await endpoint.listen(factory)
+            except Exception as error:
+                raise ConfigurationError("--listen", None, f"{description}: {error}") from None
+            self._ports.append(port)
+        pinned = self._config.certificate is None
+        for port in self._ports:
+            where: Any = port.getHost()
+            if not hasattr(where, "port"):
+                continue
+            host = self._config.host or reachable_host(where.host)
+            self.addresses.append(
+                RealmAddress(host, where.port, factory.identity.pin if pinned else None)
+            )
+        text = "".join(f"{address}\n" for address in self.addresses)
+        (self._config.state / ADDRESS_FILE).write_text(text)
+        for address in self.addresses:
+            self._write(str(address))
+            self.log.info("listening as {address}", address=str(address))
+
+    def _give_up(self, problems: list[Failure]) -> None:
+        if problems:
+            self._write(f"abst-realm: {problems[0].value}")
+            self.log.critical("abst-realm: {problem}", problem=problems[0].value)
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, tell every device when to come back, and close in order."""
@@ -104,36 +142,6 @@ class RealmService(Service):
             await deferLater(self._reactor, 0.05, lambda: None)
             waited += 0.05
 
-    def _listen(self, description: str) -> Deferred[IListeningPort]:
-        assert self.factory is not None
-        try:
-            endpoint = serverFromString(self._reactor, description)
-        except Exception as error:
-            raise SystemExit(f"abst-realm: {description!r} is no endpoint: {error}") from None
-        return endpoint.listen(self.factory)
-
-    def _listens(self, ports: list[IListeningPort]) -> None:
-        assert self.factory is not None
-        self._ports = ports
-        pinned = self._config.certificate is None
-        for port in ports:
-            where = port.getHost()
-            if not hasattr(where, "port"):
-                continue
-            host = self._config.host or reachable_host(where.host)
-            pin = self.factory.identity.pin if pinned else None
-            self.addresses.append(RealmAddress(host, where.port, pin))
-        text = "".join(f"{address}\n" for address in self.addresses)
-        (self._config.state / ADDRESS_FILE).write_text(text)
-        for address in self.addresses:
-            self._write(str(address))
-            self.log.info("listening as {address}", address=str(address))
-
-    def _failed_to_listen(self, failure: Any) -> None:
-        cause = failure.value
-        cause = getattr(cause, "subFailure", failure).value
-        raise SystemExit(f"abst-realm: {cause}")
-
 
 def make_state_folder(path: Path) -> None:
     """Make the folder, for its owner only, when it does not exist.
@@ -147,6 +155,19 @@ def make_state_folder(path: Path) -> None:
         raise ConfigurationError("--state", None, f"{path}: {error.strerror}") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigurationError("--state", None, f"{path}: this user may not write there")
+
+
+def allow_open_files(number: int) -> None:
+    """Raise this process's limit of open files to that number, as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def reachable_host(bound: str) -> str:

@@ -68,7 +68,18 @@ class SettingsTests(SynchronousTestCase):
 
     def test_values_of_the_wrong_kind_are_named(self) -> None:
         wrong: dict[str, list[Any]] = {
-            "listen": ["tcp:1", [], [1], [""], {}, None, True],
+            "listen": [
+                "tcp:1",
+                [],
+                [1],
+                [""],
+                {},
+                None,
+                True,
+                ["tcp:1", "tcp"],
+                ["tcp:x"],
+                ["x:1"],
+            ],
             "state": ["", 1, [], True],
             "host": ["", 1, ["h"], False],
             "certificate": ["", 1],
