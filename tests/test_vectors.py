@@ -341,6 +341,7 @@ class ChannelTests(TestCase):
             link = RecordingLink()
             device = Device(Clock(), own, DeviceFactory(), make_link=lambda *_, to=link: to)
             device.addRealm(RealmAddress("realm.example.org"))
+            device.startService()
             device.content_received(link, other.device_id, bytes.fromhex(entry["content"]))
             answer = [] if entry["answer"] is None else [entry["answer"]]
             self.assertEqual(answer, [sent.hex() for sent in link.sent], entry["name"])
