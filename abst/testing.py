@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
-from abst.device.link import LinkOwner, next_wait_seconds
+from abst.device.link import Backoff, LinkOwner
 from abst.device.paths import Path
 from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
 from abst.errors import Code, RemoteProtocolError, explain
@@ -104,9 +104,18 @@ class MemoryRealm:
                 link.arrive(data)
             if conversation.state is State.CLOSED:
                 link.closed_by_realm()
+        if not self.realm.conversations:
+            self._disarm()
+            return
         due = self.realm.next_deadline()
         if due is not None and (self._timer is None or not self._timer.active()):
             self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._ring)
+
+    def _disarm(self) -> None:
+        """Leave nothing on the clock when nobody is here, as the real one does."""
+        self.realm.deadlines.clear()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
     def _ring(self) -> None:
         self.realm.handle_deadline(self._clock.seconds())
@@ -132,11 +141,10 @@ class MemoryLink:
         self._clock = clock
         self._realm = realm
         self._owner = owner
-        self._random_fraction = random_fraction
+        self._backoff = Backoff(random_fraction)
         self._client: RealmClient | None = None
         self._conversation: Conversation | None = None
         self._stopped = True
-        self._failures = 0
         self._calls: list[Any] = []
 
     def start(self) -> None:
@@ -149,9 +157,7 @@ class MemoryLink:
         self._flush()
         self._stopped = True
         self._hang_up("stopped")
-        for call in self._calls:
-            if call.active():
-                call.cancel()
+        self._forget_calls()
         return succeed(None)
 
     def send(self, target_device: bytes, content: bytes) -> None:
@@ -164,6 +170,12 @@ class MemoryLink:
         """Lose the connection without a word to either side."""
         self._hang_up("the connection was cut")
 
+    def vanish(self) -> None:
+        """Lose the connection without a word, and connect no more."""
+        self._stopped = True
+        self.cut()
+        self._forget_calls()
+
     def arrive(self, data: bytes) -> None:
         """Take the realm's bytes, on the next turn."""
         client = self._client
@@ -173,6 +185,12 @@ class MemoryLink:
         """Hear that the realm has closed the connection, after what it has sent."""
         client = self._client
         self._later(0, lambda: self._end(client))
+
+    def _forget_calls(self) -> None:
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        self._calls.clear()
 
     def _end(self, client: RealmClient | None) -> None:
         if client is self._client:
@@ -195,9 +213,7 @@ class MemoryLink:
         self._watch(self._client)
 
     def _again(self) -> None:
-        self._failures += 1
-        wait = next_wait_seconds(self._failures, None, self._random_fraction())
-        self._later(wait, self._connect)
+        self._later(self._backoff.next_wait_seconds(), self._connect)
 
     def _watch(self, client: RealmClient) -> None:
         """Call the client whenever it wants to be called."""
@@ -215,13 +231,18 @@ class MemoryLink:
     def _receive(self, client: RealmClient | None, data: bytes) -> None:
         if client is None or client is not self._client:
             return
-        client.receive_data(data, self._clock.seconds())
+        try:
+            client.receive_data(data, self._clock.seconds())
+        except RemoteProtocolError as problem:
+            self._hang_up(str(problem))
+            return
         while (event := client.next_event()) is not None:
             match event:
                 case Welcomed():
                     self.max_content_bytes = event.max_content_bytes
                     self.is_up = True
                     self.problem = None
+                    self._backoff.connected(self._clock.seconds())
                     self._owner.link_up(self)
                 case Delivered():
                     self._owner.content_received(self, event.source_device, event.content)
@@ -230,6 +251,7 @@ class MemoryLink:
         self._flush()
 
     def _refused(self, error: Error) -> None:
+        self._backoff.refused(error)
         self.problem = explain(error.code, error.reason)
         if error.target_device is not None or error.code == Code.IDENTITY_CONFLICT:
             self._owner.content_refused(self, error)
@@ -246,6 +268,7 @@ class MemoryLink:
         self._client = None
         was_up, self.is_up = self.is_up, False
         self.problem = problem
+        self._backoff.disconnected(self._clock.seconds())
         if conversation is not None:
             self._realm.lost(self, conversation)
         if was_up:
@@ -275,11 +298,25 @@ class MemoryNetwork:
         self._realms[realm.address] = realm
         return realm
 
-    def device(self, name: str, factory: DeviceFactory, **options: Any) -> Device:
-        """Return a new device, started, on every realm; options are ``Device``'s."""
+    def device(
+        self,
+        name: str,
+        factory: DeviceFactory,
+        *,
+        identity: Identity | None = None,
+        **options: Any,
+    ) -> Device:
+        """Return a new device, started, on every realm.
+
+        Args:
+            name: what it calls itself.
+            factory: builds its protocols.
+            identity: who it is, for a device that is killed and starts again; a new one if None.
+            options: further arguments of ``Device``.
+        """
         device = Device(
             self.clock,
-            Identity.generate(),
+            identity or Identity.generate(),
             factory,
             realms=tuple(self._realms),
             name=name,
@@ -289,6 +326,13 @@ class MemoryNetwork:
         device.random_fraction = self._random.random
         device.startService()
         return device
+
+    def kill(self, device: Device) -> None:
+        """Let a device vanish without a word, as a killed process does."""
+        for link in device.links.values():
+            assert isinstance(link, MemoryLink)
+            link.vanish()
+        device.stopService()
 
     def introduce(self, *devices: Device) -> None:
         """Let devices trust each other."""
@@ -338,4 +382,5 @@ class MemoryNetwork:
         owner: LinkOwner,
         random_fraction: Callable[[], float],
     ) -> MemoryLink:
-        return MemoryLink(reactor, identity, self._realms[address], owner, random_fraction)
+        # Not the device's own randomness: the seed decides.
+        return MemoryLink(reactor, identity, self._realms[address], owner, self._random.random)

@@ -93,6 +93,42 @@ def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: floa
     )
 
 
+class Backoff:
+    """How long a link waits before each try to connect.
+
+    Args:
+        random_fraction: returns a number in [0, 1), for the jitter.
+    """
+
+    def __init__(self, random_fraction: Callable[[], float]) -> None:
+        self._random_fraction = random_fraction
+        self._failures = 0
+        self._asked_seconds: float | None = None
+        self._up_since: float | None = None
+
+    def connected(self, now: float) -> None:
+        """Note that the realm has accepted this device."""
+        self._asked_seconds = None
+        self._up_since = now
+
+    def refused(self, error: Error) -> None:
+        """Note when the realm wants to be asked again."""
+        if error.retry_after is not None and error.target_device is None:
+            self._asked_seconds = float(error.retry_after)
+
+    def disconnected(self, now: float) -> None:
+        """Note that the connection is gone; a stable one makes up for what failed before."""
+        if self._up_since is not None and now - self._up_since >= STABLE_SECONDS:
+            self._failures = 0
+        self._up_since = None
+
+    def next_wait_seconds(self) -> float:
+        """Return how long to wait now, after another try has failed or a connection was lost."""
+        self._failures += 1
+        asked, self._asked_seconds = self._asked_seconds, None
+        return next_wait_seconds(self._failures, asked, self._random_fraction())
+
+
 class RealmLink:
     """A ``Link`` over TCP and TLS.
 
@@ -123,7 +159,7 @@ class RealmLink:
         self.identity = identity
         self.reactor = reactor
         self.owner = owner
-        self._random_fraction = random_fraction
+        self._backoff = Backoff(random_fraction)
         self._creator = realm_client_creator(identity, address)
         endpoint = wrapClientTLS(
             self._creator,
@@ -133,9 +169,6 @@ class RealmLink:
             endpoint, _LinkFactory(self), retryPolicy=self._wait, clock=reactor
         )
         self._protocol: _LinkProtocol | None = None
-        self._failures = 0
-        self._asked_wait: float | None = None
-        self._up_since = 0.0
 
     def start(self) -> None:
         """Begin to connect."""
@@ -160,8 +193,7 @@ class RealmLink:
         self._protocol = protocol
         self.is_up = True
         self.problem = None
-        self._asked_wait = None
-        self._up_since = self.reactor.seconds()
+        self._backoff.connected(self.reactor.seconds())
         self.log.info("realm {realm}: connected", realm=_short(self.address))
         self.owner.link_up(self)
 
@@ -169,8 +201,7 @@ class RealmLink:
         """The connection is gone, or was never accepted."""
         was_up, self.is_up = self.is_up, False
         self._protocol = None
-        if was_up and self.reactor.seconds() - self._up_since >= STABLE_SECONDS:
-            self._failures = 0
+        self._backoff.disconnected(self.reactor.seconds())
         self._failed(reason)
         if was_up:
             self.owner.link_down(self)
@@ -181,8 +212,7 @@ class RealmLink:
             self.owner.content_refused(self, error)
         if closes:
             self.problem = explain(error.code, error.reason)
-        if error.retry_after is not None and error.target_device is None:
-            self._asked_wait = float(error.retry_after)
+        self._backoff.refused(error)
 
     # Inside.
 
@@ -196,11 +226,8 @@ class RealmLink:
         )
 
     def _wait(self, attempt: int) -> float:
-        self._failures += 1
-        asked, self._asked_wait = self._asked_wait, None
-        wait = next_wait_seconds(self._failures, asked, self._random_fraction())
         self.reactor.callLater(0, self._watch_failure)
-        return wait
+        return self._backoff.next_wait_seconds()
 
     def _watch_failure(self) -> None:
         """Learn why the next try to connect fails, if it does."""
