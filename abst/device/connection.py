@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,6 +34,7 @@ from abst.errors import (
     PeerUnreachableError,
     RemoteProtocolError,
     SessionEndedError,
+    WrongKeyError,
     explain,
 )
 from abst.packets import (
@@ -54,6 +55,13 @@ HEARTBEAT_SECONDS: Final = 15.0
 DEAD_SECONDS: Final = 35.0
 SESSION_SECONDS: Final = 3600.0
 CONNECT_SECONDS: Final = 10.0
+"""How long an application waits for a session, for each realm that may have to be tried."""
+
+STEADY_SECONDS: Final = 5.0
+"""A channel that has lasted so long was a good one: after it the next is dialled at once."""
+
+LOST_DIAL_SECONDS: Final = 1.0
+"""A dial unanswered for so long was lost, when the device that should answer dials by itself."""
 
 
 class Owner(Protocol):
@@ -139,7 +147,8 @@ class PeerConnection:
         self._give_up_at = math.inf
         self._expires_at = math.inf
         self._ending = False
-        self._flushing = False
+        self._stopped = False
+        self._flush_call: Any = None
         self._timer: Any = None
 
     # For the application, through its protocol.
@@ -161,7 +170,8 @@ class PeerConnection:
             waiting.callback(self.protocol)
             return waiting
         self._pending.connects.append(waiting)
-        self._give_up_at = min(self._give_up_at, self._now() + CONNECT_SECONDS)
+        patience = CONNECT_SECONDS * max(1, len(self._owner.links_up()))
+        self._give_up_at = min(self._give_up_at, self._now() + patience)
         if not self._legs:
             self._dial()
         self._settle()
@@ -210,12 +220,11 @@ class PeerConnection:
         leg = self._legs.get(number)
         if leg is None:
             leg = self._accept(link, number, records)
-        if leg is None:
+        if leg is None or leg.link is not link:
             return
         if not records:
-            self._lose(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
+            self._drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
         else:
-            leg.link = link
             self._receive(leg, records)
         self._settle()
 
@@ -245,21 +254,23 @@ class PeerConnection:
 
     def stop(self) -> None:
         """Close everything now; the session ends."""
+        self._stopped = True
         self._send_heartbeat(end=True)
         self._end_session(SessionEndedError("this device stops", self._unacknowledged()))
-        for leg in list(self._legs.values()):
-            self._drop(leg, PeerUnreachableError("this device stops"))
-        self._fail_connects(PeerUnreachableError("this device stops"))
+        self._close_all(PeerUnreachableError("this device stops"))
         self._disarm()
 
     def forget(self, why: str) -> None:
         """Close everything, because the peer is not trusted any more."""
-        if self.session is not None:
-            self._send_heartbeat(end=True)
-            self._end_session(SessionEndedError(why, self._unacknowledged()))
-        for leg in list(self._legs.values()):
-            self._drop(leg, NotTrustedError(why, theirs=False))
+        self._send_heartbeat(end=True)
+        self._end_session(SessionEndedError(why, self._unacknowledged()))
+        self._close_all(NotTrustedError(why, theirs=False))
         self._settle()
+
+    def _close_all(self, problem: AbstError) -> None:
+        for leg in list(self._legs.values()):
+            self._drop(leg, problem)
+        self._fail_connects(problem)
 
     # Dialling and accepting.
 
@@ -267,9 +278,6 @@ class PeerConnection:
         self._redial_at = math.inf
         links = [link for link in self._owner.links_up() if id(link) not in self._tried]
         if not links:
-            if not self._owner.links_up() and not self._pending.connects:
-                return
-            self._redial_later()
             return
         link = links[0]
         number = self._owner.random_bytes(CHANNEL_NUMBER_BYTES)
@@ -287,15 +295,19 @@ class PeerConnection:
 
     def _accept(self, link: Link, number: bytes, records: bytes) -> Leg | None:
         """Return the leg of a new channel that the other side dials, or None when it may not."""
-        dialled = next(
-            (leg for leg in self._legs.values() if leg.channel.dialled and not leg.active), None
-        )
-        if dialled is not None:
-            if self._owner.device_id < self.device_id:
+        for other in [leg for leg in self._legs.values() if not leg.active]:
+            if not other.channel.dialled:
+                self._drop(other, PeerUnreachableError("the other side has dialled again"))
+            elif self._owner.device_id < self.device_id:
                 # Both dial: the lower ID's dial counts, and that is ours.
                 self._reset(link, number)
+                if self._now() >= other.channel.opened_at + LOST_DIAL_SECONDS:
+                    self._drop(other, PeerUnreachableError("the dial was lost"))
+                    self._dial()
+                    self._settle()
                 return None
-            self._drop(dialled, PeerUnreachableError("the other side's dial counts"))
+            else:
+                self._drop(other, PeerUnreachableError("the other side's dial counts"))
         engine = self._owner.contexts.accept(self._check_key)
         return self._add(
             Channel(
@@ -329,10 +341,13 @@ class PeerConnection:
         self._redial_later()
 
     def _redial_later(self) -> None:
+        """Dial again: at once after a good channel, and later each time that it fails."""
         if not self._wants_path():
             return
+        wait = 0.0
+        if self._failures:
+            wait = next_wait_seconds(self._failures, None, self._owner.random_fraction())
         self._failures += 1
-        wait = next_wait_seconds(self._failures, None, self._owner.random_fraction())
         self._redial_at = min(self._redial_at, self._now() + wait)
 
     def _wants_path(self) -> bool:
@@ -353,21 +368,21 @@ class PeerConnection:
                 self._take(leg, packet, size, now)
             except RemoteProtocolError as problem:
                 channel.close(problem)
+                break
         if channel.state is ChannelState.CLOSED and channel.number in self._legs:
             self._lose(leg, channel.problem or PeerUnreachableError("the channel closed"))
 
     def _take(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
+        session = self.session
         match packet:
             case DeviceHello() if not leg.active:
                 self._take_hello(leg, packet)
-            case Heartbeat() if leg.active and self.session is not None:
-                self._take_heartbeat(packet)
-            case Application() if leg.active and self.session is not None:
-                self.session.packet_received(size, now)
+            case Heartbeat() if leg.active and session is not None:
+                self._take_heartbeat(session, packet)
+            case Application() if leg.active and session is not None:
+                session.packet_received(size, now)
                 if self.protocol is not None:
                     self._call(self.protocol.packetReceived, packet.id, packet.content)
-            case _ if leg.active and self.session is None:
-                pass  # The session has just ended here; the other side will see so.
             case _:
                 raise RemoteProtocolError(Code.HELLO_FIRST, "Hello is the first packet, and once")
 
@@ -397,21 +412,18 @@ class PeerConnection:
             return
         self._owner.met(self.device_id, leg.channel.peer_key, hello.name)
         session = self.session
-        known = session is not None and session.session_id == hello.session and not self._ending
-        if known:
-            assert session is not None
-            self._acknowledged(session.resume(hello.received))
-            if not leg.channel.dialled:
-                self._send_hello(leg, session.session_id, session.received, paired=True)
-            self._activate(leg)
+        if session is not None and session.session_id == hello.session:
+            self._resume_session(leg, session, hello.received)
             return
-        if session is not None:
-            self._end_session(SessionEndedError(f"{self.peer} has lost it", self._unacknowledged()))
-        if leg.channel.dialled:
-            self._begin_session(leg, hello.session)
-        else:
+        session_id = hello.session
+        if not leg.channel.dialled:
             session_id = self._owner.random_bytes(SESSION_ID_BYTES)
             self._send_hello(leg, session_id, 0, paired=True)
+        if session is not None:
+            lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
+            self._end_session(lost if session.unacknowledged or not self._ending else None)
+        # The application was called just now, and may have given up the peer.
+        if leg.channel.number in self._legs:
             self._begin_session(leg, session_id)
 
     def _not_trusted(self, leg: Leg, *, theirs: bool) -> None:
@@ -423,77 +435,109 @@ class PeerConnection:
             )
         else:
             problem = NotTrustedError("this device does not trust the other one", theirs=False)
-        self._flush_leg(leg)
-        self._lose(leg, problem)
+        self._drop(leg, problem)
+        self._end_session(
+            SessionEndedError(f"{self.peer} does not trust this device", self._unacknowledged())
+        )
         self._fail_connects(problem)
-        self._redial_at = math.inf
 
     def _own_id(self) -> str:
         return str(self._owner.device_id)
 
     def _begin_session(self, leg: Leg, session_id: bytes) -> None:
         protocol = self._owner.build_protocol(self.peer)
-        self.session = Session(session_id)
-        self._ending = False
+        if leg.channel.number not in self._legs:
+            return
+        session = self.session = Session(session_id)
+        self.protocol = protocol
+        self._ending = protocol is None
         self._activate(leg)
         if protocol is None:
-            self.end()
+            self._fail_connects(
+                PeerUnreachableError(f"the application refuses a session with {self.peer}")
+            )
             return
-        self.protocol = protocol
-        self._call(protocol.makeConnection, self)
+        self._call(protocol.makeConnection, _Transport(self, session))
+        self._fulfil_connects(protocol)
+
+    def _resume_session(self, leg: Leg, session: Session, received: int) -> None:
+        try:
+            acknowledged = self._take_acknowledged(session.resume(received))
+        except RemoteProtocolError as problem:
+            self._end_session(self._broken(problem))
+            raise
+        if not leg.channel.dialled:
+            self._send_hello(leg, session.session_id, session.received, paired=True)
+        self._activate(leg)
+        protocol = self.protocol
+        if protocol is not None:
+            self._call(protocol.pathChanged, self.path)
+            if not self._ending:
+                self._fulfil_connects(protocol)
+        for deferred in acknowledged:
+            deferred.callback(None)
 
     def _activate(self, leg: Leg) -> None:
         older, self._active = self._active, leg
         leg.active = True
-        self._failures = 0
         self._tried.clear()
-        self._redial_at = self._expires_at = self._give_up_at = math.inf
-        if older is not None and older is not leg:
+        self._redial_at = self._expires_at = math.inf
+        if older is not None:
             self._drop(older, PeerUnreachableError("a newer channel took over"))
-        if self.protocol is not None:
-            self._call(self.protocol.pathChanged, self.path)
 
-    def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
-        assert self.session is not None
-        self._acknowledged(self.session.acknowledge(heartbeat.received))
-        if heartbeat.ping is not None:
-            self._send_heartbeat(pong=heartbeat.ping)
+    def _take_heartbeat(self, session: Session, heartbeat: Heartbeat) -> None:
+        for deferred in self._take_acknowledged(session.acknowledge(heartbeat.received)):
+            deferred.callback(None)
         if heartbeat.pong in self._pending.pings:
             begun, answered = self._pending.pings.pop(heartbeat.pong)
             answered.callback(self._now() - begun)
+        if self.session is not session:
+            return
+        if heartbeat.ping is not None:
+            self._send_heartbeat(pong=heartbeat.ping)
         if heartbeat.end:
             self._end_session(None)
 
-    def _acknowledged(self, count: int) -> None:
-        for _ in range(count):
-            self._pending.sent.popleft().callback(None)
+    def _take_acknowledged(self, count: int) -> list[Deferred[None]]:
+        """Return who is to be told; telling comes last, since anything may follow from it."""
+        return [self._pending.sent.popleft() for _ in range(count)]
 
     # Losing.
 
     def _lose(self, leg: Leg, problem: AbstError) -> None:
-        """Drop a leg that failed, and look for another way."""
-        was_dialled = leg.channel.dialled and not leg.active
+        """Drop a leg that failed; see whether there is another way."""
+        if isinstance(problem, WrongKeyError):
+            self.log.warn("{problem}", problem=str(problem))
         self._drop(leg, problem)
-        if was_dialled and not isinstance(problem, PeerUnreachableError):
-            self._fail_connects(problem)
-        if not self._legs and self._wants_path():
-            self._redial_later()
+        if leg.active and isinstance(problem, RemoteProtocolError):
+            # Sent again over another channel it would be as wrong.
+            self._end_session(self._broken(problem))
+        elif leg.channel.dialled and not leg.active:
+            self._try_next_link(leg.link, problem)
+
+    def _broken(self, problem: RemoteProtocolError) -> SessionEndedError:
+        return SessionEndedError(
+            f"{self.peer} breaks the protocol: {problem}", self._unacknowledged()
+        )
 
     def _drop(self, leg: Leg, problem: AbstError) -> None:
         """Forget a leg; tell the other end, unless it was the one to say so."""
-        self._legs.pop(leg.channel.number, None)
+        if self._legs.pop(leg.channel.number, None) is None:
+            return
         leg.channel.close(problem)
         self._flush_leg(leg)
         self._reset(leg.link, leg.channel.number)
         if leg is not self._active:
             return
         self._active = None
+        now = self._now()
+        if now >= leg.channel.opened_at + STEADY_SECONDS:
+            self._failures = 0
         if self.session is not None:
-            self._expires_at = self._now() + self._owner.session_seconds
-            self._redial_at = self._now()
-        for _, answered in list(self._pending.pings.values()):
+            self._expires_at = now + self._owner.session_seconds
+        pings, self._pending.pings = self._pending.pings, {}
+        for _, answered in pings.values():
             answered.errback(problem)
-        self._pending.pings.clear()
         if self.protocol is not None:
             self._call(self.protocol.pathChanged, None)
 
@@ -513,11 +557,19 @@ class PeerConnection:
         self._ending = False
         if self._active is not None:
             self._drop(self._active, lost)
+        if problem is None:
+            self._failures = 0
         for acknowledged in sent:
             acknowledged.errback(lost)
         if protocol is not None:
             reason = Failure(ConnectionDone() if problem is None else problem)
             self._call(protocol.connectionLost, reason)
+
+    def _fulfil_connects(self, protocol: DeviceProtocol) -> None:
+        waiting, self._pending.connects = self._pending.connects, []
+        self._give_up_at = math.inf
+        for deferred in waiting:
+            deferred.callback(protocol)
 
     def _fail_connects(self, problem: AbstError) -> None:
         waiting, self._pending.connects = self._pending.connects, []
@@ -540,9 +592,12 @@ class PeerConnection:
         session.reported()
 
     def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._owner.reactor.callLater(0, self._settle)
+        if self._flush_call is None and not self._stopped:
+            self._flush_call = self._owner.reactor.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        self._settle()
 
     def _flush_leg(self, leg: Leg) -> None:
         for content in leg.channel.contents_to_send():
@@ -550,21 +605,21 @@ class PeerConnection:
             leg.link.send(self.device_id, content)
 
     def _settle(self) -> None:
-        """Send what is due, hand out what is ready, forget what is over, re-arm the timer."""
-        self._flushing = False
-        now = self._now()
+        """Send what is due, see that a way is being looked for, forget what is over, re-arm."""
+        if self._stopped:
+            return
         if self._active is not None and self.session is not None:
-            self._send_session(self._active, self.session, now)
+            self._send_session(self._active, self.session, self._now())
         for leg in list(self._legs.values()):
             self._flush_leg(leg)
-        if self._active is not None and self.protocol is not None and self._pending.connects:
-            waiting, self._pending.connects = self._pending.connects, []
-            for deferred in waiting:
-                deferred.callback(self.protocol)
-        if not self._legs and not self._wants_path() and not self._flushing:
-            self._disarm()
-            self._owner.connection_idle(self)
-            return
+        if not self._legs:
+            if self._wants_path():
+                if self._redial_at == math.inf and self._owner.links_up():
+                    self._redial_later()
+            elif self._flush_call is None:
+                self._disarm()
+                self._owner.connection_idle(self)
+                return
         self._arm()
 
     def _send_session(self, leg: Leg, session: Session, now: float) -> None:
@@ -575,7 +630,7 @@ class PeerConnection:
             self._send_heartbeat(end=True)
             self._flush_leg(leg)
             self._end_session(None)
-        elif (due is not None and due <= now) or now - leg.sent_at >= HEARTBEAT_SECONDS:
+        elif (due is not None and due <= now) or now >= leg.sent_at + HEARTBEAT_SECONDS:
             self._send_heartbeat()
 
     # Time.
@@ -592,7 +647,9 @@ class PeerConnection:
                 due = min(due, leg.channel.opened_at + HANDSHAKE_SECONDS)
         if self._active is not None and self.session is not None:
             due = min(due, self._active.sent_at + HEARTBEAT_SECONDS)
-            due = min(due, self.session.next_deadline() or math.inf)
+            acknowledge_at = self.session.next_deadline()
+            if acknowledge_at is not None:
+                due = min(due, acknowledge_at)
         return due
 
     def _ring(self) -> None:
@@ -643,6 +700,9 @@ class PeerConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
 
     def _call(self, hook: Callable[..., Any], *args: Any) -> None:
         """Call an application's hook; what it raises is logged and ends nothing."""
@@ -653,3 +713,36 @@ class PeerConnection:
 
     def _log_failure(self) -> None:
         self.log.failure("an application's hook failed")
+
+
+class _Transport:
+    """What one protocol writes to: the connection, for as long as its session lives."""
+
+    def __init__(self, connection: PeerConnection, session: Session) -> None:
+        self._connection = connection
+        self._session = session
+
+    @property
+    def peer(self) -> Peer:
+        return self._connection.peer
+
+    @property
+    def path(self) -> Path | None:
+        return self._connection.path if self._is_alive() else None
+
+    def send_packet(self, packet_id: int, content: Any) -> Deferred[None]:
+        if not self._is_alive():
+            raise LocalProtocolError("the session has ended")
+        return self._connection.send_packet(packet_id, content)
+
+    def ping(self) -> Deferred[float]:
+        if not self._is_alive():
+            return fail(PeerUnreachableError(f"{self.peer}: the session has ended"))
+        return self._connection.ping()
+
+    def end(self) -> None:
+        if self._is_alive():
+            self._connection.end()
+
+    def _is_alive(self) -> bool:
+        return self._connection.session is self._session

@@ -119,8 +119,8 @@ class Device(Service):
         link = self.links.pop(address, None)
         if link is None:
             return succeed(None)
-        link.is_up = False
         self.link_down(link)
+        link.is_up = False
         return link.stop()
 
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:
@@ -135,17 +135,21 @@ class Device(Service):
 
     def forget(self, device_id: DeviceID) -> None:
         """Stop trusting a device, and end the session with it."""
-        self.peers.forget(device_id)
-        connection = self._connections.get(device_id)
-        if connection is not None:
-            connection.forget("this device has forgotten the other one")
+        try:
+            self.peers.forget(device_id)
+        finally:
+            connection = self._connections.get(device_id)
+            if connection is not None:
+                connection.forget("this device has forgotten the other one")
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the protocol of the session with a peer.
 
-        A session that exists is used again. The Deferred fails with ``NotTrustedError`` or
-        ``PeerUnreachableError``, whose text says what to do.
+        A session that exists is used again. The Deferred fails with ``NotTrustedError``,
+        ``PeerUnreachableError`` or ``IdentityError``, whose text says what to do.
         """
+        if not self.running:
+            return fail(PeerUnreachableError("this device is not running"))
         if self.peers.get(device_id) is None:
             return fail(
                 NotTrustedError(f"{device_id} is not trusted here: 'abst trust' it", theirs=False)
@@ -165,6 +169,8 @@ class Device(Service):
 
     def link_up(self, link: Link) -> None:
         """A realm has accepted this device."""
+        if not self.running:
+            return
         for connection in list(self._connections.values()):
             connection.link_up(link)
 
@@ -175,6 +181,8 @@ class Device(Service):
 
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         """Hand TLS bytes to the connection of the device that sent them."""
+        if not self.running:
+            return
         try:
             number, records = split_content(content)
         except RemoteProtocolError:

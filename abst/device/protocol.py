@@ -19,8 +19,13 @@ from abst.device.peers import Peer
 class SessionTransport(Protocol):
     """What a ``DeviceProtocol`` writes to."""
 
-    peer: Peer
-    path: Path | None
+    @property
+    def peer(self) -> Peer:
+        """The device at the other end."""
+
+    @property
+    def path(self) -> Path | None:
+        """What carries the session just now."""
 
     def send_packet(self, packet_id: int, content: Any) -> Deferred[None]:
         """Send an application packet."""
