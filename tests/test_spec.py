@@ -4,11 +4,13 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import TestCase
 
 from abst import codec, packets, tls
 from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
+from abst.agent import packets as agent_packets
 from abst.device import channel, connection, link, realm_client, session
 from abst.device import device as device_module
 from abst.errors import MEANINGS, AddressError, Code
@@ -226,6 +228,33 @@ class OtherTests(TestCase):
             "channels of strangers at once": device_module.MAX_STRANGERS,
         }
         self.assertEqual(expected, numbers(page("channel.md"), "Numbers"))
+
+    def test_the_agents_packets(self) -> None:
+        """The last right value of each field holds, the first wrong one does not."""
+        found: dict[int, list[str]] = {}
+        for row in table(page("agent.md"), "Packets", "id", "field", "type"):
+            name = plain(row["field"])
+            holds = agent_packets.FIELDS[int(row["id"])][name]
+            found.setdefault(int(row["id"]), []).append(name)
+            right, wrong = self.boundaries(row["type"])
+            self.assertEqual([True] * len(right), [holds(value) for value in right], row)
+            self.assertEqual([False] * len(wrong), [holds(value) for value in wrong], row)
+        self.assertEqual({key: list(fields) for key, fields in agent_packets.FIELDS.items()}, found)
+
+    def boundaries(self, kind: str) -> tuple[list[Any], list[Any]]:
+        """Return the last right values of a type, and the first wrong ones."""
+        if match := re.fullmatch(r"str, at most (\d+) characters", kind):
+            return ["", "x" * int(match[1])], ["x" * (int(match[1]) + 1), b"", None]
+        if match := re.fullmatch(r"bin, (\d+) bytes", kind):
+            size = int(match[1])
+            return [bytes(size)], [bytes(size - 1), bytes(size + 1), "x" * size]
+        if match := re.fullmatch(r"bin, (\d+) to (\d+) bytes", kind):
+            least, most = int(match[1]), int(match[2])
+            return [bytes(least), bytes(most)], [bytes(least - 1), bytes(most + 1), "x"]
+        if match := re.fullmatch(r"uint, at most 2\^(\d+)", kind):
+            most = 2 ** int(match[1])
+            return [0, most], [-1, most + 1, 1.0, True]
+        return {"bool": ([True, False], [0, None, "true"])}[kind]
 
     def test_names_of_tls(self) -> None:
         self.assertIn(f"`{tls.REALM_ALPN.decode()}`", page("realm.md"))
