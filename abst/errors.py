@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """A wire code: why a packet or a connection was refused. The table below says what each means."""
+    """A wire code: why a packet or a connection was refused. The table below has the meanings."""
 
     # Refused packets; the connection stays.
     UNKNOWN_PACKET = "unknown_packet"
