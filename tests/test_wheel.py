@@ -85,7 +85,7 @@ class WheelTests(TestCase):
             str(path.relative_to(ROOT))
             for path in [*ROOT.glob("abst/**/*.py"), *ROOT.glob("twisted/plugins/*.py")]
         }
-        self.assertEqual(expected | {"abst/py.typed"}, found)
+        self.assertEqual(expected | {"abst/py.typed", "abst/device/words.txt"}, found)
 
     def test_twistd_offers_the_realm_and_the_agent(self) -> None:
         offered = self.run_installed("twistd", "--help")
