@@ -17,7 +17,7 @@ PIP = .venv/$*/bin/python -m pip --disable-pip-version-check
 CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 # What a wheel is made of. The list of names is a stamp of its own, so that a removed file counts too.
 PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
-SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed \) 2>/dev/null))
+SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-debian-13 check format bench wheel clean FORCE
