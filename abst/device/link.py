@@ -179,7 +179,15 @@ class RealmLink:
         """Close, and connect no more."""
         if self._protocol is not None:
             self._protocol.flush()
-        return maybeDeferred(self._service.stopService)
+        stopped: Deferred[Any] = Deferred()
+        if not self._service.running:
+            stopped.callback(None)
+            return stopped
+        # Told on a turn of its own: the service cannot be started or stopped from its own callback.
+        maybeDeferred(self._service.stopService).addBoth(
+            lambda _: self.reactor.callLater(0, stopped.callback, None)
+        )
+        return stopped
 
     def send(self, target_device: bytes, content: bytes) -> None:
         """Send bytes to another device; nothing happens while the link is down."""
