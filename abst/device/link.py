@@ -13,7 +13,13 @@ from typing import Any, Final, Protocol
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
@@ -248,8 +254,20 @@ class RealmLink:
 
 
 def connect_problem(failure: Failure, address: RealmAddress) -> str:
-    """Return one line on why a connection was not made, and what to do."""
+    """Return one line on why a connection was not made or is gone, and what to do."""
     where = f"{address.host}:{address.port}"
+    if failure.check("OpenSSL.SSL.Error"):
+        problem: Any = failure.value
+        words = ", ".join(part[-1] for part in problem.args[0]) or "no reason"
+        if "certificate verify failed" not in words:
+            return f"{where} is no realm that this device understands (TLS: {words})"
+    if failure.check("OpenSSL.SSL.Error", "service_identity.exceptions.VerificationError"):
+        return (
+            f"{where} shows no certificate that is valid for {address.host}: "
+            "use the realm's address with its pin"
+        )
+    if failure.check(ConnectionDone, ConnectionLost):
+        return f"{where} closed the connection"
     if failure.check(DNSLookupError):
         return f"the name {address.host} is not known: check the realm's address"
     if failure.check(TimeoutError):
@@ -311,10 +329,7 @@ class _LinkProtocol(TwistedProtocol):
         self._client = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        where = f"{self._link.address.host}:{self._link.address.port}"
-        self._link.disconnected(
-            self._last_words or f"{where} closed the connection: {reason.getErrorMessage()}"
-        )
+        self._link.disconnected(self._last_words or connect_problem(reason, self._link.address))
 
     def _settle(self) -> None:
         """Dispatch what happened, write what is to be written, and re-arm the timer."""
