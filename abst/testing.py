@@ -29,7 +29,7 @@ from abst.device import Device, DeviceFactory
 from abst.device.link import Backoff, LinkOwner
 from abst.device.paths import Path
 from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
-from abst.errors import Code, RemoteProtocolError, explain
+from abst.errors import RemoteProtocolError, explain
 from abst.identity import Identity
 from abst.packets import Error
 from abst.realm.conversation import Conversation, Realm, State
@@ -145,6 +145,7 @@ class MemoryLink:
         self._client: RealmClient | None = None
         self._conversation: Conversation | None = None
         self._stopped = True
+        self._last_words: str | None = None
         self._calls: list[Any] = []
 
     def start(self) -> None:
@@ -194,7 +195,7 @@ class MemoryLink:
 
     def _end(self, client: RealmClient | None) -> None:
         if client is self._client:
-            self._hang_up("closed by the realm")
+            self._hang_up(self._last_words or "closed by the realm")
 
     def _later(self, seconds: float, call: Callable[[], Any]) -> None:
         self._calls = [waiting for waiting in self._calls if waiting.active()]
@@ -209,6 +210,7 @@ class MemoryLink:
             self._again()
             return
         self._client = RealmClient(self.identity.device_id, self._clock.seconds())
+        self._last_words = None
         self._flush()
         self._watch(self._client)
 
@@ -247,14 +249,15 @@ class MemoryLink:
                 case Delivered():
                     self._owner.content_received(self, event.source_device, event.content)
                 case Refused():
-                    self._refused(event.error)
+                    self._refused(event.error, event.closes)
         self._flush()
 
-    def _refused(self, error: Error) -> None:
+    def _refused(self, error: Error, closes: bool) -> None:
         self._backoff.refused(error)
-        self.problem = explain(error.code, error.reason)
-        if error.target_device is not None or error.code == Code.IDENTITY_CONFLICT:
+        if error.target_device is not None or not closes:
             self._owner.content_refused(self, error)
+        else:
+            self._last_words = explain(error.code, error.reason)
 
     def _flush(self) -> None:
         if self._client is None or self._conversation is None:
@@ -363,7 +366,14 @@ class MemoryNetwork:
             Exception: whatever it failed with.
         """
         found: list[Any] = []
-        deferred.addBoth(found.append)
+
+        def look(result: Any) -> Any:
+            found.append(result)
+            # A failure is going to be raised, so it need not be logged too.
+            return None if isinstance(result, Failure) else result
+
+        if deferred.called:
+            deferred.addBoth(look)
         if not found:
             raise AssertionError("not yet")
         if isinstance(found[0], Failure):
