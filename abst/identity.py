@@ -120,6 +120,7 @@ class Identity:
                 os.link(draft, path)
             finally:
                 os.unlink(draft)
+            _sync_folder(path.parent)
         except FileExistsError:
             raise
         except OSError as error:
@@ -142,3 +143,12 @@ class Identity:
             .not_valid_after(_NOT_AFTER)
             .sign(self.private_key, None)
         )
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a new file's own sync does not include its name."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
