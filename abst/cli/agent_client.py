@@ -7,6 +7,7 @@ the connection cancels the command, so a client that goes away leaves nothing be
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from abst.errors import AbstError
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """More than an agent sends, less than what would hurt."""
+
+_MAX_SOCKET_PATH_BYTES: Final = 107
 
 
 class AgentNotRunningError(AbstError):
@@ -136,6 +139,8 @@ def connect(path: Path) -> socket.socket:
         AgentNotRunningError: nobody listens there.
         AbstError: the socket cannot be reached.
     """
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise AbstError(f"{path}: too long for a socket; choose a home with a shorter path")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(str(path))

@@ -20,13 +20,15 @@ from abst.cli.processes import python_command, python_environment
 from abst.errors import AbstError
 
 START_SECONDS: Final = 15.0
-OTHER_START_SECONDS: Final = 1.0
-"""How long a start that failed may still turn out to be another command's that succeeded."""
 STOP_SECONDS: Final = 10.0
 QUICK_SECONDS: Final = 20.0
 """How long a request that needs no other device may take."""
 
+ANOTHER_RUNS: Final = "another agent is running"
+"""What an agent says that has found its home taken."""
+
 _POLL_SECONDS: Final = 0.03
+_AGAIN_SECONDS: Final = 0.2
 _LAST_WORDS_BYTES: Final = 4000
 
 
@@ -86,6 +88,14 @@ def start_agent(home: DeviceHome) -> None:
     Raises:
         AbstError: it did not start; the text says why.
     """
+    deadline = time.monotonic() + START_SECONDS
+    while not _start_once(home, deadline):
+        # Another command has just started an agent, or stopped one that is not quite gone.
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _start_once(home: DeviceHome, deadline: float) -> bool:
+    """Start an agent and wait until one answers; return False when another one has the home."""
     with tempfile.TemporaryFile() as last_words:
         process = subprocess.Popen(
             background_command(home),
@@ -96,7 +106,16 @@ def start_agent(home: DeviceHome) -> None:
             start_new_session=True,
         )
         try:
-            _wait_until_it_answers(home, process, last_words)
+            while not _answers(home):
+                if process.poll() is not None:
+                    why = _why(last_words)
+                    if ANOTHER_RUNS in why and time.monotonic() < deadline:
+                        return False
+                    why = why or f"it ended with status {process.returncode}; its log is {home.log}"
+                    raise AbstError(f"the agent did not start: {why}")
+                if time.monotonic() > deadline:
+                    raise AbstError(f"the agent does not answer; its log is {home.log}")
+                time.sleep(_POLL_SECONDS)
         except BaseException:
             # Also when a person gives up: no half-started agent stays behind.
             if process.poll() is None:
@@ -104,52 +123,43 @@ def start_agent(home: DeviceHome) -> None:
             raise
         # It lives on without this command, which need not wait for it.
         process.returncode = 0
+    return True
 
 
-def wait_until_stopped(home: DeviceHome) -> None:
-    """Wait until nobody answers at the socket any more.
-
-    Raises:
-        AbstError: the agent takes too long.
-    """
-    deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            AgentCall(home.socket, "status", {}, _POLL_SECONDS).close()
-        except (AgentNotRunningError, AgentLostError):
-            if not home.socket.exists():
-                return
-        time.sleep(_POLL_SECONDS)
-    raise AbstError(f"the agent did not stop within {STOP_SECONDS:.0f} s; its log is {home.log}")
+def _answers(home: DeviceHome) -> bool:
+    try:
+        with AgentCall(home.socket, "status", {}, START_SECONDS) as call:
+            _ = call.result
+    except (AgentNotRunningError, AgentLostError):
+        return False
+    return True
 
 
-def _wait_until_it_answers(
-    home: DeviceHome, process: subprocess.Popen[bytes], last_words: IO[bytes]
-) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    ended = False
-    while time.monotonic() < deadline:
-        try:
-            with AgentCall(home.socket, "status", {}, START_SECONDS) as call:
-                _ = call.result
-            return
-        except (AgentNotRunningError, AgentLostError):
-            pass
-        if not ended and process.poll() is not None:
-            ended = True
-            deadline = min(deadline, time.monotonic() + OTHER_START_SECONDS)
-        time.sleep(_POLL_SECONDS)
-    if ended:
-        raise AbstError(f"the agent did not start: {_why(last_words, process.returncode, home)}")
-    raise AbstError(f"the agent did not answer within {START_SECONDS:.0f} s; its log is {home.log}")
-
-
-def _why(last_words: IO[bytes], status: int | None, home: DeviceHome) -> str:
+def _why(last_words: IO[bytes]) -> str:
     last_words.seek(0)
     lines = last_words.read(_LAST_WORDS_BYTES).decode("utf-8", "replace").strip().splitlines()
-    if not lines:
-        return f"it ended with status {status}; its log is {home.log}"
-    return lines[-1].removeprefix("abst-device: ").removeprefix("abst: ")
+    return lines[-1].removeprefix("abst-device: ") if lines else ""
+
+
+def stop_agent(home: DeviceHome) -> bool:
+    """Stop the agent and wait until it is gone; return False when none was running.
+
+    Raises:
+        AbstError: it does not stop.
+    """
+    try:
+        with AgentCall(home.socket, "down", {}, QUICK_SECONDS) as call:
+            _ = call.result
+    except AgentNotRunningError:
+        return False
+    deadline = time.monotonic() + STOP_SECONDS
+    while home.socket.exists():
+        if time.monotonic() > deadline:
+            raise AbstError(
+                f"the agent did not stop within {STOP_SECONDS:.0f} s; its log is {home.log}"
+            )
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def replace_by_agent(home: DeviceHome) -> None:
