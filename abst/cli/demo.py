@@ -24,12 +24,12 @@ from abst.cli.demo_record import Finding, search_record
 from abst.cli.demo_stage import Stage, on_a_stage
 from abst.cli.example import WithExample
 from abst.cli.output import human_size, note, printable, quantity, show
-from abst.cli.processes import python_command, python_environment
+from abst.cli.processes import python_command
 from abst.errors import AbstError
 
 LARGE_FILE_BYTES: Final = 1_000_000
 COMMAND_SECONDS: Final = 60.0
-READY_SECONDS: Final = 20.0
+READY_SECONDS: Final = 30.0
 
 MESSAGE: Final = "The kettle is on, and nobody else shall know."
 LETTER_NAME: Final = "where-the-key-lies.txt"
@@ -46,11 +46,11 @@ class Actor:
 
     Attributes:
         name: what it is called.
-        home: its home.
+        stage: where it acts.
     """
 
     name: str
-    home: Path
+    stage: Stage
 
     def run(self, *arguments: str, timeout_seconds: float | None = COMMAND_SECONDS) -> str:
         """Show a command and what it says, and return what it printed.
@@ -58,40 +58,27 @@ class Actor:
         Raises:
             DemoFailedError: it failed.
         """
-        show(f"    {self.name}$ abst {shlex.join(arguments)}")
-        done = self.ask(*arguments, stderr=subprocess.STDOUT, timeout_seconds=timeout_seconds)
+        what = f"abst {shlex.join(arguments)}"
+        show(f"    {self.name}$ {what}")
+        command = self.command(*arguments)
+        try:
+            done = self.stage.run(command, subprocess.STDOUT, timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise DemoFailedError(f"'{what}' took too long for {self.name}") from None
         for line in done.stdout.splitlines():
             show(f"        {printable(line)}")
         if done.returncode != 0:
-            raise DemoFailedError(f"'abst {shlex.join(arguments)}' failed for {self.name}")
+            raise DemoFailedError(f"'{what}' failed for {self.name}")
         return done.stdout
-
-    def ask(
-        self,
-        *arguments: str,
-        stderr: int = subprocess.PIPE,
-        timeout_seconds: float | None = COMMAND_SECONDS,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command without showing it."""
-        try:
-            return subprocess.run(
-                self.command(*arguments),
-                env=python_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                encoding="utf-8",
-                errors="backslashreplace",
-                timeout=timeout_seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            what = f"'abst {shlex.join(arguments)}'"
-            raise DemoFailedError(f"{what} took too long for {self.name}") from None
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of a command, as a process is started with it."""
-        return python_command("abst.cli", "--home", str(self.home), *arguments)
+        home = self.stage.folder / self.name
+        return python_command("abst.cli", "--home", str(home), *arguments)
+
+    def is_up(self) -> bool:
+        """Tell whether its agent answers."""
+        return self.stage.run(self.command("status")).returncode == 0
 
     def stored_file(self, sha256: str) -> Path:
         """Return where the file with a hash has been stored.
@@ -99,7 +86,8 @@ class Actor:
         Raises:
             DemoFailedError: the inbox does not list it.
         """
-        for item in json.loads(self.ask("inbox", "--json").stdout)["items"]:
+        listed = self.stage.run(self.command("inbox", "--json")).stdout
+        for item in json.loads(listed)["items"]:
             if item.get("sha256") == sha256:
                 return Path(item["path"])
         raise DemoFailedError(f"{self.name}'s inbox does not list the file")
@@ -164,7 +152,7 @@ def tell(stage: Stage, file: Path) -> None:
     address = stage.start_realm(READY_SECONDS)
     show(f"    its address: {address}")
 
-    alice, bob = (Actor(name, stage.folder / name) for name in ("alice", "bob"))
+    alice, bob = (Actor(name, stage) for name in ("alice", "bob"))
     show("\n2. Two devices, each with a home and an identity of its own, and an agent that runs.")
     ids = [_make_device(stage, actor) for actor in (alice, bob)]
 
@@ -192,7 +180,7 @@ def tell(stage: Stage, file: Path) -> None:
     show("\n8. The agents and the realm stop. What the realm saw:")
     for actor in (alice, bob):
         stage.stop(actor.name)
-    _judge(stage, ids, [file, letter])
+    judge(stage, ids, [file, letter])
 
 
 def _make_device(stage: Stage, actor: Actor) -> str:
@@ -200,7 +188,7 @@ def _make_device(stage: Stage, actor: Actor) -> str:
     show(f"    {actor.name}$ abst up --foreground &")
     stage.start(actor.name, actor.command("up", "--foreground"))
     deadline = time.monotonic() + READY_SECONDS
-    while actor.ask("status").returncode != 0:
+    while not actor.is_up():
         if not stage.is_running(actor.name) or time.monotonic() > deadline:
             raise DemoFailedError(f"the agent of {actor.name} did not start")
         time.sleep(0.05)
@@ -227,7 +215,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _judge(stage: Stage, ids: list[str], files: list[Path]) -> None:
+def judge(stage: Stage, ids: list[str], files: list[Path]) -> None:
+    """Stop the realm, and tell what it saw and what it could not see.
+
+    Raises:
+        DemoFailedError: it saw what it must not see.
+    """
     report = stage.stop_realm()
     show(f"    packets relayed  {report['relayed_packets']}")
     size = human_size(report["relayed_bytes"])

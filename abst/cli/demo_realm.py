@@ -18,14 +18,18 @@ MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 class Record:
     """The copy, and who was there.
 
+    Args:
+        file: where the copy goes.
+        room_bytes: how much of it there may be.
+
     Attributes:
         received_bytes: how much the realm has read, which may be more than the copy holds.
         device_ids: who has connected.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], room_bytes: int = MAX_RECORD_BYTES) -> None:
         self._file = file
-        self._room_bytes = MAX_RECORD_BYTES
+        self._room_bytes = room_bytes
         self.received_bytes = 0
         self.device_ids: set[str] = set()
 

@@ -21,8 +21,8 @@ MIN_NAME_BYTES: Final = 6
 """A shorter name occurs by chance in some megabytes of random bytes."""
 
 # The keys of the packets themselves; a file that is called like one of them proves nothing.
-_WORDS_OF_THE_WIRE: Final = (
-    b"packet_id content source_device target_device peer_group request device_id version invitation"
+_WORDS_OF_THE_WIRE: Final = frozenset(
+    b"packet_id content source_device target_device peer_group request device_id version".split()
 )
 
 
