@@ -1,0 +1,203 @@
+"""The program as a whole: its commands, its help, and how it ends."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from twisted.trial.unittest import TestCase
+
+import abst
+from abst.cli import program
+from abst.cli.example import WithExample
+from abst.cli.program import COMMANDS
+from tests.cli.fake_agent import FakeAgent, make_home, run_abst
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Mistake(Exception):
+    """What nobody has thought of."""
+
+
+class ProgramTests(TestCase):
+    """Commands, help and exit status."""
+
+    def all_commands(self) -> dict[tuple[str, ...], click.Command]:
+        """Return every command by its words, subcommands included."""
+        found: dict[tuple[str, ...], click.Command] = {}
+        pending: list[tuple[tuple[str, ...], click.Command]] = [((), program.program)]
+        while pending:
+            words, command = pending.pop()
+            found[words] = command
+            if isinstance(command, click.Group):
+                context = click.Context(command)
+                for name in command.list_commands(context):
+                    child = command.get_command(context, name)
+                    assert child is not None
+                    pending.append(((*words, name), child))
+        return found
+
+    def test_every_command_that_the_design_names_is_there(self) -> None:
+        names = "init id up down status realm trust peers forget ping message listen send inbox"
+        self.assertEqual({*names.split(), "demo"}, set(COMMANDS))
+
+    def test_every_command_has_one_sentence_and_an_example(self) -> None:
+        for words, command in self.all_commands().items():
+            assert isinstance(command, WithExample), words
+            assert command.help is not None
+            first = command.help.split("\n\n")[0]
+            self.assertTrue(first.endswith("."), first)
+            self.assertEqual(1, first.count(". ") + 1, first)
+            line = command.example.splitlines()[-1 if words else 0]
+            self.assertIn(" ".join(("abst", *words)), line)
+            status, out, said = run_abst(*words, "--help")
+            self.assertEqual((0, ""), (status, said))
+            self.assertIn("Example:\n  ", out)
+
+    def test_every_example_is_right_usage(self) -> None:
+        for words, command in self.all_commands().items():
+            assert isinstance(command, WithExample)
+            for line in command.example.splitlines():
+                usage = line[line.index("abst ") :]
+                name = usage.split()[1]
+                self.assertIn(name, COMMANDS, words)
+
+    def test_the_overview_cuts_no_sentence_short(self) -> None:
+        _, out, _ = run_abst("--help")
+        self.assertEqual(1, out.count("...\n"), out)  # the one of the usage
+        for name in COMMANDS:
+            self.assertIn(f"\n  {name} ", out)
+
+    def test_no_command_at_all_is_wrong_usage(self) -> None:
+        status, out, said = run_abst()
+        self.assertEqual((2, ""), (status, out))
+        self.assertIn("Usage: abst", said)
+
+    def test_the_version(self) -> None:
+        self.assertEqual((0, f"abst {abst.__version__}\n", ""), run_abst("--version"))
+
+    def test_a_mistake_shows_one_line(self) -> None:
+        status, said = self.fail_with(Mistake("with\na \x1bline"))
+        self.assertEqual(1, status)
+        self.assertRegex(
+            said, r"\Aabst: this is a mistake in ABST: Mistake: with a \\x1bline.*\n\Z"
+        )
+
+    def test_the_systems_refusals_show_one_line(self) -> None:
+        status, said = self.fail_with(PermissionError(13, "Permission denied", "/some/file"))
+        self.assertEqual((1, "abst: /some/file: Permission denied\n"), (status, said))
+
+    def test_an_interruption_is_quiet(self) -> None:
+        status, said = self.fail_with(KeyboardInterrupt())
+        self.assertEqual((130, ""), (status, said.strip()))
+
+    def fail_with(self, problem: BaseException) -> tuple[int, str]:
+        """Run a command that raises this."""
+
+        @click.command()
+        def command() -> None:
+            raise problem
+
+        self.patch(program, "program", command)
+        status, _, said = run_abst()
+        return status, said
+
+
+class StartTests(TestCase):
+    """A command starts fast."""
+
+    def test_no_module_fetches_what_is_slow(self) -> None:
+        names = [path.stem for path in (ROOT / "abst" / "cli").glob("*.py")]
+        modules = [f"abst.cli.{n}" for n in names if n not in ("__init__", "__main__")]
+        script = "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module(n)\n"
+        script += "print(*sys.modules)"
+        loaded = subprocess.run(
+            [sys.executable, "-c", script, *modules],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.split()
+        slow = {"twisted", "OpenSSL", "cryptography", "zope", "msgpack", "segno", "tqdm"}
+        self.assertEqual(set(), slow & set(loaded))
+
+    def test_no_module_imports_the_agent_or_the_realm_at_its_top(self) -> None:
+        for path in (ROOT / "abst" / "cli").glob("*.py"):
+            for node in ast.parse(path.read_bytes()).body:
+                if isinstance(node, ast.ImportFrom):
+                    self.assertNotRegex(node.module or "", r"\Aabst\.(agent|realm|device)(\.|\Z)")
+
+
+class CommandTests(TestCase):
+    """Commands against an agent that says what it is told to."""
+
+    def abst(self, answers: list[Any], *arguments: str) -> tuple[int, str, str]:
+        """Run a command whose agent answers like this."""
+        agent = FakeAgent(lambda request: answers)
+        try:
+            return run_abst("--home", str(agent.home), *arguments)
+        finally:
+            agent.stop()
+            shutil.rmtree(agent.home)
+
+    def test_an_error_of_the_agent_is_one_safe_line(self) -> None:
+        status, out, said = self.abst([{"error": "two\nlines \x1b[2J"}], "peers")
+        self.assertEqual((1, "", "abst: two lines \\x1b[2J\n"), (status, out, said))
+
+    def test_names_from_elsewhere_are_safe(self) -> None:
+        bad = "\x1b[2Jbob\n"
+        peer = {"peer": bad, "device_id": "6fa1", "name": bad, "path": bad, "key_pinned": True}
+        named = {"peer": bad, "device_id": "6fa1", "name": bad}
+        for answer, command in (
+            ({"peers": [peer]}, ("peers",)),
+            (named, ("forget", "bob")),
+            ({**named, "delivered": True}, ("message", "bob", "x")),
+            ({"realms": [{"realm": bad, "up": False, "problem": bad}]}, ("realm", "list")),
+            ({"realm": bad}, ("realm", "remove", "x")),
+            (
+                {
+                    "device_id": "6fa1",
+                    "name": bad,
+                    "home": "/h",
+                    "version": bad,
+                    "uptime_seconds": 1.5,
+                    "peers": 1,
+                    "sessions": [{"peer": bad, "path": bad}],
+                    "realms": [{"realm": "x", "up": True, "problem": None}],
+                },
+                ("status",),
+            ),
+        ):
+            status, out, said = self.abst([{"result": answer}], *command)
+            self.assertEqual((0, ""), (status, said), command)
+            self.assertNotIn("\x1b", out)
+            self.assertIn(r"\x1b[2Jbob\n", out)
+
+    def test_a_ping_without_an_answer_in_the_end(self) -> None:
+        event = {"peer": "bob", "sequence": 1, "rtt_seconds": 0.0012, "path": None}
+        answers = [{"event": event}, {"error": "bob has not answered"}]
+        status, out, said = self.abst(answers, "ping", "bob")
+        self.assertEqual(1, status)
+        self.assertEqual("1: bob answered in 1.2 ms\n", out)
+        self.assertEqual("abst: bob has not answered\n", said)
+
+    def test_listen_ends_after_as_many_as_were_asked_for(self) -> None:
+        message = {"kind": "message", "peer": "bob", "text": "x", "received_at": "now"}
+        answers = [{"event": e} for e in ({"kind": "listening"}, message, message, message)]
+        status, out, said = self.abst(answers, "listen", "--count", "2")
+        self.assertEqual((0, "now  bob: x\n" * 2), (status, out))
+        self.assertIn("listening", said)
+
+    def test_wrong_usage_asks_no_agent(self) -> None:
+        home = make_home()
+        self.addCleanup(shutil.rmtree, home)
+        for command in (("ping",), ("trust", "x"), ("realm", "add", "x"), ("realm",), ("x",)):
+            status, out, said = run_abst("--home", str(home), *command)
+            self.assertEqual((2, ""), (status, out))
+            self.assertRegex(said, r"\Aabst: [^\n]+ \('abst[a-z ]* --help' says how\)\n\Z")
