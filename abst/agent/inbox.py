@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,9 @@ PARTIAL_SUFFIX: Final = ".abst-partial"
 MAX_NAME_BYTES: Final = 200
 MAX_INDEX_BYTES: Final = 1024 * 1024
 MAX_SAME_NAMES: Final = 10_000
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What ``os.link`` fails with on file systems that have none."""
+
 SPARE_DISK_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -43,7 +46,7 @@ def plain_name(name: str) -> str:
     while len(shown.encode("utf-8")) > MAX_NAME_BYTES:
         stem, dot, suffix = shown.rpartition(".")
         shown = f"{stem[:-1]}{dot}{suffix}" if stem and len(suffix) < 20 else shown[:-1]
-    return shown or "unnamed"
+    return shown.rstrip(". ") or "unnamed"
 
 
 class ArrivingFile:
@@ -98,7 +101,7 @@ class ArrivingFile:
             os.fsync(self._file.fileno())
             self._file.close()
             path = self._link()
-            self._draft.unlink()
+            self._draft.unlink(missing_ok=True)
         except OSError as error:
             raise _storage_error(error) from None
         return path
@@ -115,10 +118,23 @@ class ArrivingFile:
         for number in range(MAX_SAME_NAMES):
             name = self._name if number == 0 else f"{stem} ({number}){suffix}"
             with contextlib.suppress(FileExistsError):
-                # A link, unlike a rename, never replaces a file that is there.
-                os.link(self._draft, self._folder / name)
+                self._give_name(self._folder / name)
                 return self._folder / name
         raise StorageError("too many files of that name")
+
+    def _give_name(self, path: Path) -> None:
+        """Give the draft a second name, unless something has that name already."""
+        try:
+            # A link, unlike a rename, never replaces a file that is there.
+            os.link(self._draft, path)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # This file system has no links, so the name is taken first, and then replaced.
+            path.touch(0o600, exist_ok=False)
+            os.replace(self._draft, path)
 
 
 def _storage_error(error: OSError) -> StorageError:
@@ -159,26 +175,30 @@ class Inbox:
         line = json.dumps(entry).encode() + b"\n"
         try:
             self._shorten()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(self._index, flags, 0o600)
-            try:
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            with os.fdopen(os.open(self._index, flags, 0o600), "r+b", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+                    # A crash has cut the last line short; it must not spoil this one.
+                    line = b"\n" + line
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _storage_error(error) from None
         return entry
 
     def items(self) -> list[dict[str, Any]]:
         """Return what has arrived, oldest first."""
-        found: deque[dict[str, Any]] = deque()
+        found: list[dict[str, Any]] = []
         for path in (self._older(), self._index):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 for line in file:
                     # A line cut short by a crash is no item.
-                    with contextlib.suppress(ValueError):
-                        found.append(json.loads(line))
-        return list(found)
+                    with contextlib.suppress(ValueError, RecursionError):
+                        item = json.loads(line)
+                        if isinstance(item, dict):
+                            found.append(item)
+        return found
 
     def _shorten(self) -> None:
         with contextlib.suppress(FileNotFoundError):
