@@ -7,6 +7,7 @@ logs to the terminal.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def main() -> None:
 
     service = AgentService(reactor, home)
     service.startService()
+    os.chdir(home.path)  # What it was started in may be unmounted, or removed.
     start_log(home, foreground=arguments.foreground)
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()

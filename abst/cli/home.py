@@ -16,11 +16,18 @@ from abst.errors import ConfigurationError
 
 
 def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the home that is used when nothing names one: ``abst`` in the XDG data folder."""
+    """Return the home that is used when nothing names one: ``abst`` in the XDG data folder.
+
+    Raises:
+        ConfigurationError: this user has no home folder.
+    """
     base = environment.get("XDG_DATA_HOME", "")
-    # The XDG specification: a path that is not absolute is to be ignored.
-    folder = Path(base) if base.startswith("/") else Path("~/.local/share").expanduser()
-    return folder / "abst"
+    if base.startswith("/"):  # The XDG specification: what is not absolute is to be ignored.
+        return Path(base) / "abst"
+    try:
+        return Path("~/.local/share/abst").expanduser()
+    except RuntimeError:
+        raise ConfigurationError("--home", None, "name one: this user has no home folder") from None
 
 
 @dataclass(frozen=True, slots=True)

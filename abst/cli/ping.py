@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -10,6 +11,12 @@ from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
 from abst.cli.output import json_option, printable, show, show_record
+
+
+def _seconds(ctx: click.Context, option: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of seconds")
+    return value
 
 
 @click.command(cls=WithExample, example="abst ping laptop --count 10 --interval 0.2")
@@ -21,6 +28,7 @@ from abst.cli.output import json_option, printable, show, show_record
     default=1.0,
     show_default=True,
     metavar="S",
+    callback=_seconds,
     help="Seconds between two.",
 )
 @json_option

@@ -143,6 +143,14 @@ class AgentTests(CommandLineTestCase):
         self.assertEqual(0o600, stat.S_IMODE((device.home / "agent.log").stat().st_mode))
         self.assertEqual(0o600, stat.S_IMODE((device.home / "agent.sock").stat().st_mode))
 
+    def test_the_agent_does_not_hold_the_folder_that_it_was_started_in(self) -> None:
+        device = self.device("laptop")
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        device.ok("up", folder=elsewhere)
+        (number,) = processes_of(device.home, "abst.agent")
+        self.assertEqual(str(device.home), os.readlink(f"/proc/{number}/cwd"))
+
     def test_what_a_killed_agent_leaves_is_no_obstacle(self) -> None:
         device = self.device("laptop")
         device.up()
@@ -230,6 +238,7 @@ class RealmsAndPeersTests(CommandLineTestCase):
             (("trust", "phone"), ("DEVICE_ID", "abst trust --help")),
             (("realm", "add", "https://example.org"), ("ADDRESS", "abst://")),
             (("ping", "phone", "--count", "0"), ("--count",)),
+            (("ping", "phone", "--interval", "nan"), ("--interval",)),
             (("ping",), ("PEER",)),
             (("send", "phone"), ("FILE",)),
             (("message", "phone", b"\xff"), ("UTF-8",)),
