@@ -77,28 +77,34 @@ class Poller:
         return "Poller"
 
     def connectionLost(self, reason: Failure) -> None:
-        """Never useful: an epoll does not break."""
+        """Hear that the reactor has given this descriptor up; an epoll does not break."""
 
     def doRead(self) -> None:
-        """Call every descriptor that is ready, then ``after_turn``."""
+        """Call every descriptor that is ready, then ``after_turn``.
+
+        Nothing that they raise gets out: the reactor would give up this one descriptor, and with it
+        every connection.
+        """
         assert self._epoll is not None
         descriptors = self._descriptors
         self.polling = True
+        for number, event in self._epoll.poll(0, EVENTS_PER_TURN):
+            descriptor = descriptors.get(number)
+            if descriptor is None:
+                continue
+            try:
+                if event & ~select.EPOLLOUT:
+                    descriptor.doRead()
+                if event & select.EPOLLOUT and number in descriptors:
+                    descriptor.doWrite()
+            except Exception:
+                self._failed(descriptor)
+        self.polling = False
         try:
-            for number, event in self._epoll.poll(0, EVENTS_PER_TURN):
-                descriptor = descriptors.get(number)
-                if descriptor is None:
-                    continue
-                try:
-                    if event & ~select.EPOLLOUT:
-                        descriptor.doRead()
-                    if event & select.EPOLLOUT and number in descriptors:
-                        descriptor.doWrite()
-                except Exception:
-                    self._failed(descriptor)
-        finally:
-            self.polling = False
-        self._after_turn()
+            self._after_turn()
+        except Exception:
+            self.log.failure("what follows a turn failed")
+        self._close_if_empty()
 
     # Inside.
 
@@ -106,6 +112,9 @@ class Poller:
         number = descriptor.fileno()
         if number < 0:
             number = next((n for n, d in self._descriptors.items() if d is descriptor), -1)
+        elif self._descriptors.get(number, descriptor) is not descriptor:
+            # Somebody closed a socket without a word, and its number has been given out again.
+            self._forget(number)
         before = self._masks.get(number, 0)
         mask = (before | add) & ~remove
         if mask == before:
@@ -131,7 +140,10 @@ class Poller:
             self._epoll.unregister(number)
         except OSError:
             pass  # The socket was closed before, which has unregistered it.
-        if not self._masks and not self.polling:
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self._epoll is not None and not self._masks and not self.polling:
             self._reactor.removeReader(self)
             self._epoll.close()
             self._epoll = None
@@ -139,4 +151,9 @@ class Poller:
     def _failed(self, descriptor: Any) -> None:
         failure = Failure()
         self.log.failure("a connection failed and is closed", failure)
-        descriptor.connectionLost(failure)
+        try:
+            descriptor.connectionLost(failure)
+        except Exception:
+            self.log.failure("closing it failed too")
+        for number in [n for n, d in self._descriptors.items() if d is descriptor]:
+            self._forget(number)
