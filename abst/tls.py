@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
@@ -37,8 +36,6 @@ EXPORTER_BYTES: Final = 32
 
 _READ_BYTES: Final = 16384
 
-_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
-"""What cryptography raises for certificates and keys that OpenSSL lets pass."""
 
 CheckKey = Callable[[bytes], None]
 """Called with the other side's SubjectPublicKeyInfo (DER); raises an AbstError to refuse it."""
@@ -57,13 +54,22 @@ def device_key_of(certificate: crypto.X509 | None) -> bytes:
     """
     if certificate is None:
         raise IdentityError("the other side showed no certificate")
+    parsed = _parse(certificate)
+    if parsed is None or not isinstance(parsed.public_key(), Ed25519PublicKey):
+        raise IdentityError("a device's certificate carries an Ed25519 key, this one does not")
+    return key_of(parsed)
+
+
+def _parse(certificate: crypto.X509) -> x509.Certificate | None:
+    """Return a certificate whose key can be read, or None."""
     try:
         parsed = certificate.to_cryptography()
-        if isinstance(parsed.public_key(), Ed25519PublicKey):
-            return key_of(parsed)
-    except _UNREADABLE:
-        pass
-    raise IdentityError("a device's certificate carries an Ed25519 key, this one does not")
+        parsed.public_key()
+    except Exception:
+        # OpenSSL lets pass what cryptography refuses, with errors of many kinds. In a callback of
+        # the handshake each of them would be taken for a mistake of ours.
+        return None
+    return parsed
 
 
 class _KeyCheck:
@@ -74,13 +80,14 @@ class _KeyCheck:
         self.problem: AbstError | None = None
 
     def accepts(self, certificate: crypto.X509) -> bool:
+        parsed = _parse(certificate)
+        if parsed is None:
+            self.problem = IdentityError("the other side's certificate has an unknown kind of key")
+            return False
         try:
-            self.check(key_of(certificate.to_cryptography()))
+            self.check(key_of(parsed))
         except AbstError as error:
             self.problem = error
-            return False
-        except _UNREADABLE:
-            self.problem = IdentityError("the other side's certificate has an unknown kind of key")
             return False
         return True
 
