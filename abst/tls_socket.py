@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
@@ -27,7 +28,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -77,6 +78,18 @@ def tune(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def _unacknowledged_bytes(connection: socket.socket) -> int:
+    """Return how much the kernel holds that the other end has not taken; 0 where it cannot tell."""
+    try:
+        import fcntl
+        import termios
+
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (ImportError, OSError, ValueError):
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
 class TlsAcceptor:
     """The protocol of an accepted connection: puts TLS on it, whatever its transport is.
 
@@ -104,17 +117,17 @@ class TlsAcceptor:
 
     def makeConnection(self, transport: Any) -> None:
         """Choose between the socket itself and Twisted's TLS."""
-        handle = transport.getHandle() if ITCPTransport.providedBy(transport) else None
+        is_tcp = ITCPTransport.providedBy(transport)
+        handle = cast(Any, transport).getHandle() if is_tcp else None
         if isinstance(handle, socket.socket) and hasattr(self._descriptors, "addReader"):
             tune(handle)
             self._inner = TlsSocket(
                 self._descriptors, handle, self._context, self._protocol, self._plain
             )
         else:
-            factory = TLSMemoryBIOFactory(
-                ServerConnectionCreator(self._context), False, _FactoryOfOne(self._protocol)
-            )
-            tls = factory.buildProtocol(transport.getPeer())
+            creator = ServerConnectionCreator(self._context)
+            factory = TLSMemoryBIOFactory(creator, False, _FactoryOfOne(self._protocol))
+            tls = _LingeringTls(factory, self._protocol, self._descriptors.callLater)
             self._inner = _BufferedTls(tls, self._protocol, self._plain)
         self._inner.makeConnection(transport)
 
@@ -137,6 +150,27 @@ class _FactoryOfOne(Factory):
 
     def buildProtocol(self, addr: object) -> Any:
         return self._only
+
+
+class _LingeringTls(TLSMemoryBIOProtocol):
+    """Twisted's TLS; by itself it waits for ever for an other side that does not close."""
+
+    def __init__(
+        self, factory: TLSMemoryBIOFactory, protocol: IProtocol, call_later: Callable[..., Any]
+    ) -> None:
+        super().__init__(factory, protocol)
+        self._call_later = call_later
+        self._timer: Any = None
+
+    def loseConnection(self) -> None:
+        if self._timer is None and self.connected:
+            self._timer = self._call_later(LINGER_SECONDS, self.abortConnection)
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        super().connectionLost(reason)
 
 
 class _BufferedTls:
@@ -174,6 +208,7 @@ class _State(enum.Enum):
     OPEN = "open"
     CLOSING = "writing what waits, then closing"
     LINGERING = "throwing away what still comes"
+    GIVEN_BACK = "the owner is about to close the socket"
     PLAIN = "not TLS: handed over"
     LOST = "lost"
 
@@ -201,6 +236,7 @@ class TlsSocket:
         "_tls",
         "_transport",
         "_unsent",
+        "_written_later",
     )
 
     disconnecting = False
@@ -223,6 +259,7 @@ class TlsSocket:
         self._plain = plain
         self._transport: Any = None
         self._unsent: deque[bytes | memoryview] = deque()
+        self._written_later = 0
         self._producer: Producer | None = None
         self._timer: Any = None
         self._state = _State.EXPECTING
@@ -244,7 +281,7 @@ class TlsSocket:
         """Hear from the owner that the socket is closed, or from the reactor that it fails."""
         if self._state is _State.LOST:
             return
-        if self._state is not _State.PLAIN:
+        if self._state not in (_State.PLAIN, _State.GIVEN_BACK):
             self._leave_reactor()
         self._state = _State.LOST
         if self._timer is not None and self._timer.active():
@@ -290,14 +327,20 @@ class TlsSocket:
             self._reactor.removeWriter(self)
             self._shake_hands()
             return
+        if self._state not in (_State.OPEN, _State.CLOSING):
+            # It was its turn to read before, and it ended; the number may be its owner's by now.
+            return
+        waiting_bytes = sum(map(len, self._unsent))
         self._write_unsent()
+        self._written_later += waiting_bytes - sum(map(len, self._unsent))
         if self._unsent:
             return
         self._reactor.removeWriter(self)
-        if self._state is _State.CLOSING:
-            self._say_goodbye()
-        elif self._state is _State.OPEN and self._producer is not None:
-            self._producer.resumeProducing()
+        match self._state:
+            case _State.CLOSING:
+                self._say_goodbye()
+            case _State.OPEN if self._producer is not None:
+                self._producer.resumeProducing()
 
     # As the transport of the realm's protocol.
 
@@ -330,9 +373,10 @@ class TlsSocket:
 
     def abortConnection(self) -> None:
         """Close now; what has not been written is lost."""
-        if self._state is not _State.LOST:
+        if self._state not in (_State.GIVEN_BACK, _State.LOST):
             self._leave_reactor()
-            self._state = _State.CLOSING
+            self._unsent.clear()
+            self._state = _State.GIVEN_BACK
             self._transport.abortConnection()
 
     def registerProducer(self, producer: Producer, streaming: bool) -> None:
@@ -342,6 +386,10 @@ class TlsSocket:
     def unregisterProducer(self) -> None:
         """Forget the producer."""
         self._producer = None
+
+    def measure_progress(self) -> int:
+        """Return a number that grows, while writing is blocked, as the other end reads."""
+        return self._written_later - _unacknowledged_bytes(self._handle)
 
     def getPeer(self) -> Any:
         """Return the address of the other end."""
@@ -420,7 +468,7 @@ class TlsSocket:
         try:
             while unsent:
                 data = unsent[0]
-                sent = self._tls.send(data)  # type: ignore[arg-type]
+                sent = self._tls.send(data)
                 if sent == len(data):
                     unsent.popleft()
                 else:
@@ -453,7 +501,12 @@ class TlsSocket:
             return
         except OSError:
             pass
+        self._close()
+
+    def _close(self) -> None:
+        """Give the socket back to its owner, which closes it."""
         self._leave_reactor()
+        self._state = _State.GIVEN_BACK
         self._transport.loseConnection()
 
     def _ended(self, problem: Exception) -> None:
@@ -461,8 +514,13 @@ class TlsSocket:
         self._unsent.clear()
         if isinstance(problem, SSL.SysCallError):
             self.abortConnection()
+        elif isinstance(problem, SSL.ZeroReturnError):
+            # It has said that nothing more comes, so there is nothing to wait for.
+            with contextlib.suppress(SSL.Error, SSL.SysCallError):
+                self._tls.shutdown()
+            self._close()
         else:
-            # The other side has closed, or an alert that says what is wrong is on its way to it.
+            # An alert that says what is wrong is on its way to the other side.
             self._say_goodbye()
 
     def _leave_reactor(self) -> None:

@@ -62,6 +62,8 @@ class Realm:
         random_fraction: returns a number in [0, 1).
         touched: conversations that have something to write, or are to be closed; the adapter
             empties the list after every call.
+        here: how many devices are here: their Hello was accepted, and they have not left.
+        queued_bytes: how much waits for all devices together.
     """
 
     limits: Limits
@@ -72,6 +74,7 @@ class Realm:
     deadlines: Deadlines = field(default_factory=Deadlines)
     conversations: set[Conversation] = field(default_factory=set)
     touched: list[Conversation] = field(default_factory=list)
+    here: int = 0
     queued_bytes: int = 0
 
     def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
@@ -258,8 +261,10 @@ class Conversation:
 
     def _leave(self) -> None:
         """Be found by nobody any more; tell the senders of what is not going to be delivered."""
-        self.state = State.CLOSED
         realm = self._realm
+        if self.state is State.HERE:
+            realm.here -= 1
+        self.state = State.CLOSED
         if self.device_id is not None:
             realm.switchboard.leave(self.device_id, self)
         realm.queued_bytes -= self._outbox.data_bytes
@@ -417,12 +422,7 @@ class Conversation:
             self._frame = frame
             return len(data)
         raw = data[position:end]
-        decoder = codec.Decoder(most)
-        decoder.receive_data(raw)
-        packet = decoder.next_map()
-        if packet is None:
-            raise RemoteProtocolError(Code.MALFORMED, "not MessagePack")
-        self._handle(packet, raw, now)
+        self._handle(codec.decode(raw), raw, now)
         return end
 
     def _too_large(self) -> RemoteProtocolError:
@@ -463,6 +463,7 @@ class Conversation:
                 self.close(Code.REALM_FULL, retry_after=FULL_RETRY_SECONDS)
                 return
             self.state = State.HERE
+            realm.here += 1
             realm.counters.connections += 1
             realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
         self._tell(self._back_heartbeat(hello.request))

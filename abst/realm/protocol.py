@@ -12,7 +12,6 @@ import os
 import random
 from typing import Any, Final
 
-from OpenSSL import SSL
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -67,17 +66,23 @@ class RealmProtocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         """Take the device ID that the certificate proves; only now anything may be written."""
+        conversation = self.conversation
+        self.transport.registerProducer(self, True)
+        self._writable = True
         if self.transport.negotiatedProtocol != REALM_ALPN:
-            self.transport.abortConnection()
+            conversation.close(Code.TLS_REQUIRED, "this port speaks ALPN abst-realm/1")
+            self.factory.settle()
             return
         try:
             key = device_key_of(self.transport.getPeerCertificate())
         except IdentityError:
+            # The handshake has already refused whoever shows no Ed25519 key.
             self.transport.abortConnection()
             return
-        self.conversation.identify(DeviceID.of_key(key))
-        self.transport.registerProducer(self, True)
-        self._writable = True
+        conversation.identify(DeviceID.of_key(key))
+        conversation.measure_progress = getattr(
+            self.transport, "measure_progress", conversation.measure_progress
+        )
 
     def dataReceived(self, data: bytes) -> None:
         """Feed the conversation; flush whom it has written to."""
@@ -109,6 +114,8 @@ class RealmProtocol(Protocol):
                 break
             self.transport.write(data)
         if conversation.state is State.CLOSED and not conversation.is_blocked:
+            # Twisted's TLS does not close while a producer might go on.
+            self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def _log_arrival(self) -> None:
@@ -117,7 +124,7 @@ class RealmProtocol(Protocol):
             "connection {number}: device {device} is here, {here} in all",
             number=self._number,
             device=self._short_id(),
-            here=len(self.factory.realm.conversations),
+            here=self.factory.realm.here,
         )
 
     def _log_end(self) -> None:
@@ -158,6 +165,8 @@ class RealmProtocol(Protocol):
 class PlainRefusal(Protocol):
     """Whoever speaks plain text to the realm's port: is told so, and closed."""
 
+    transport: Any
+
     def dataReceived(self, data: bytes) -> None:
         """Answer in the language that was spoken, as far as that can be seen."""
         if data[:4] in HTTP_METHODS:
@@ -179,7 +188,7 @@ class RealmFactory(Factory):
         key_file: its PEM key.
     """
 
-    protocol = RealmProtocol
+    protocol: Any = RealmProtocol
     noisy = False
 
     def __init__(
@@ -197,7 +206,7 @@ class RealmFactory(Factory):
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor
         self._descriptors = descriptor_set(reactor, self.settle)
-        self._context: SSL.Context = realm_server_context(identity, certificate_file, key_file)
+        self._context = realm_server_context(identity, certificate_file, key_file)
         self.numbers = itertools.count(1)
         self._timer: Any = None
         self._timer_at = math.inf
@@ -236,7 +245,7 @@ class RealmFactory(Factory):
                 for conversation in batch:
                     carrier = conversation.carrier
                     if carrier is not None:
-                        carrier.flush()  # type: ignore[attr-defined]
+                        self._flush(carrier)
         finally:
             self._settling = False
         self._arm()
@@ -246,7 +255,18 @@ class RealmFactory(Factory):
         self.realm.announce_restart()
         self.settle()
 
+    def _flush(self, protocol: Any) -> None:
+        try:
+            protocol.flush()
+        except Exception:
+            # One connection's failure must not keep the others from being flushed.
+            self.log.failure("a connection failed and is closed")
+            protocol.transport.abortConnection()
+
     def _arm(self) -> None:
+        if not self.realm.conversations:
+            self._disarm()
+            return
         due = self.realm.next_deadline()
         if due is None or due >= self._timer_at:
             return
@@ -254,6 +274,14 @@ class RealmFactory(Factory):
             self._timer.cancel()
         self._timer_at = due
         self._timer = self._reactor.callLater(max(0.0, due - self.now()), self._ring)
+
+    def _disarm(self) -> None:
+        """Leave no timer behind when nobody is here; what it would look at is gone."""
+        self.realm.deadlines.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = math.inf
 
     def _ring(self) -> None:
         self._timer = None

@@ -52,7 +52,7 @@ class Lines:
             self._changed.wait_for(lambda: self._ended or found(), PATIENCE_SECONDS)
             if found():
                 return found()[0]
-        raise AssertionError(f"no {what} in:\n{self.text}")
+        raise AssertionError("\n".join([f"no {what} in:", *self.lines[-30:]]))
 
     def end(self) -> None:
         """Wait until nothing more can come."""

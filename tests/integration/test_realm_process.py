@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import stat
@@ -10,19 +9,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.trial.unittest import TestCase
 
 from abst.address import DEFAULT_PORT, RealmAddress, pin_of_key
 from abst.errors import Code
 from abst.packets import BackHeartbeat, Error, Hello
+from tests.certificates import write_certificate
 from tests.integration.raw_client import RawDevice, identities, join
 from tests.integration.realm_process import LOOPBACK, TWIST, TWISTD, RealmProcess
 
@@ -149,7 +142,7 @@ class StartTests(RealmProcessTestCase):
     def test_a_certificate_of_its_own(self) -> None:
         """Such as Let's Encrypt's: ECDSA, with a host name; the address has no pin then."""
         self.folder.mkdir()
-        chain, key_file = write_ecdsa_certificate(self.folder, "realm.example.org")
+        chain, key_file = write_ecdsa_certificate(self.folder)
         realm = self.start(
             config=f'listen = ["{LOOPBACK}"]\nhost = "realm.example.org"\n'
             f'certificate = "{chain}"\nkey = "{key_file}"\n'
@@ -267,9 +260,9 @@ class RefusalTests(RealmProcessTestCase):
 
     def test_certificates_that_cannot_be_used(self) -> None:
         self.folder.mkdir()
-        chain, key = write_ecdsa_certificate(self.folder, "one.example.org")
+        chain, key = write_ecdsa_certificate(self.folder)
         (self.folder / "other").mkdir()
-        _, other_key = write_ecdsa_certificate(self.folder / "other", "two.example.org")
+        _, other_key = write_ecdsa_certificate(self.folder / "other")
         nothing = self.folder / "nothing.pem"
         nothing.write_text("nothing\n", "ascii")
         missing = self.folder / "missing.pem"
@@ -357,23 +350,6 @@ class LogTests(RealmProcessTestCase):
         self.assertEqual(3, len(re.findall("is gone", log)))
 
 
-def write_ecdsa_certificate(folder: Path, host: str) -> tuple[Path, Path]:
-    """Write a self-signed ECDSA certificate for a host and its key; return both paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, SHA256())
-    )
-    chain, key_file = folder / "fullchain.pem", folder / "privkey.pem"
-    chain.write_bytes(certificate.public_bytes(Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return chain, key_file
+def write_ecdsa_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a self-signed ECDSA certificate and its key; return both paths."""
+    return write_certificate(folder, ec.generate_private_key(ec.SECP256R1()))

@@ -477,7 +477,11 @@ sizes = st.integers(0, 8) | st.integers(0, 40) | st.sampled_from([255, 256, 257,
 good_packets = (
     st.builds(canonical, targets, sizes)
     | st.builds(canonical, targets, sizes)
-    | st.builds(lambda packet, number: packet * number, st.builds(canonical, targets, sizes), sizes)
+    | st.builds(
+        lambda packet, number: packet * number,
+        st.builds(canonical, targets, sizes),
+        st.integers(0, 40),
+    )
     | st.builds(
         lambda target, index: list(unusual_sends(ALICE, target))[index],
         targets,

@@ -154,7 +154,7 @@ class RealmMachine(RuleBasedStateMachine):
             is_here = line.conversation.state is State.HERE
             found = self.realm.switchboard.route(DEVICES[device])
             assert found is (line.conversation if is_here else None)
-        assert len(self.realm.switchboard) <= len(self.newest)
+        assert len(self.realm.switchboard) == self.realm.core.here <= len(self.newest)
 
     def teardown(self) -> None:
         here = [line for line in self.newest.values() if line.conversation.state is State.HERE]

@@ -1,0 +1,424 @@
+"""A server's TLS connection: one behaviour over every carrier, and what the socket's own adds."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import threading
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+
+from abst.identity import Identity
+from abst.poller import Poller
+from abst.tls import device_key_of, realm_server_context
+from abst.tls_socket import READ_BYTES, TlsAcceptor, TlsSocket
+from tests.carriers import (
+    PATIENCE_SECONDS,
+    Behaviour,
+    PlainReactor,
+    TimeOnlyReactor,
+    in_reactor,
+    in_thread,
+    running_reactor,
+    until,
+)
+from tests.integration.raw_client import ALPN, client_context
+
+SERVER, CLIENT = Identity.generate(), Identity.generate()
+CONTEXT = realm_server_context(SERVER)
+MEGABYTE = 1024 * 1024
+
+
+@implementer(IHandshakeListener)
+class Notes(Protocol):
+    """Notes what happens; says nothing by itself."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+        self.received = bytearray()
+
+    def connectionMade(self) -> None:
+        self.happened.append("made")
+
+    def handshakeCompleted(self) -> None:
+        self.happened.append("handshake")
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.happened.append("lost")
+
+    def pauseProducing(self) -> None:
+        self.happened.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.happened.append("resume")
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class PlainEcho(Protocol):
+    """Says back what it reads, in plain."""
+
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(b"plain: " + data)
+        if data.endswith(b"."):
+            self.transport.loseConnection()
+
+
+class Server(Factory):
+    """Puts ``Notes`` behind an acceptor; the newest one is ``protocol``."""
+
+    noisy = False
+
+    def __init__(self, descriptors: Any) -> None:
+        self.descriptors = descriptors
+        self.notes: list[Any] = []
+        self.acceptors: list[Any] = []
+
+    def buildProtocol(self, addr: object) -> Any:
+        self.notes.append(Notes())
+        self.acceptors.append(TlsAcceptor(self.descriptors, CONTEXT, self.notes[-1], PlainEcho))
+        return self.acceptors[-1]
+
+
+class TlsBehaviour(Behaviour):
+    """What a server's TLS connection does, whatever carries it."""
+
+    def make_descriptors(self) -> Any:
+        """Return what the acceptor is given, from which the carrier follows."""
+        raise NotImplementedError
+
+    def setUp(self) -> Any:
+        self.descriptors = self.make_descriptors()
+        self.server = Server(self.descriptors)
+        self.sockets: list[socket.socket] = []
+        return ensureDeferred(self.listen())
+
+    async def listen(self) -> None:
+        endpoint = TCP4ServerEndpoint(running_reactor(), 0, interface="127.0.0.1")
+        self.listening = await endpoint.listen(self.server)
+        self.port = self.listening.getHost().port
+
+    def tearDown(self) -> Any:
+        return ensureDeferred(self.end())
+
+    async def end(self) -> None:
+        await self.listening.stopListening()
+        for connection in self.sockets:
+            connection.close()
+        end_by = running_reactor().seconds() + PATIENCE_SECONDS
+        while running_reactor().seconds() < end_by and not all(
+            "lost" in notes.happened for notes in self.server.notes
+        ):
+            await deferLater(running_reactor(), 0.005)
+        for notes in self.server.notes:
+            self.assertEqual(1, notes.happened.count("lost"))
+            self.assertEqual("lost", notes.happened[-1])
+
+    def plain(self) -> socket.socket:
+        """Return a connection without TLS."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 20.0)
+        self.sockets.append(connection)
+        return connection
+
+    def connect(self) -> tuple[ssl.SSLSocket, Any]:
+        """Return both ends of a connection whose handshake is done."""
+        connection = client_context(CLIENT).wrap_socket(self.plain())
+        self.sockets.append(connection)
+        until(lambda: "handshake" in self.server.notes[-1].happened, "a handshake")
+        return connection, self.server.notes[-1]
+
+    def read_all(self, connection: socket.socket) -> bytes:
+        """Return what comes until the server closes in order."""
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    def until_lost(self, notes: Any) -> None:
+        until(lambda: "lost" in notes.happened, "the end of the connection")
+
+    @in_thread
+    def test_bytes_go_both_ways(self) -> None:
+        connection, notes = self.connect()
+        data = bytes(range(256)) * 4096
+        received = bytearray()
+
+        def read() -> None:
+            while len(received) < len(data):
+                received.extend(connection.recv(65536))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        in_reactor(notes.transport.write, data)
+        reader.join()
+        self.assertEqual(data, received)
+        connection.sendall(data)
+        until(lambda: len(notes.received) == len(data), "all bytes")
+        self.assertEqual(data, notes.received)
+
+    @in_thread
+    def test_each_end_knows_the_other(self) -> None:
+        connection, notes = self.connect()
+        transport = notes.transport
+        peer, host = in_reactor(transport.getPeer), in_reactor(transport.getHost)
+        self.assertEqual(connection.getsockname(), (peer.host, peer.port))
+        self.assertEqual(connection.getpeername(), (host.host, host.port))
+        certificate = in_reactor(transport.getPeerCertificate)
+        self.assertEqual(CLIENT.public_key, device_key_of(certificate))
+        self.assertEqual(ALPN, in_reactor(lambda: transport.negotiatedProtocol).decode("ascii"))
+        self.assertEqual("TLSv1.3", connection.version())
+
+    @in_thread
+    def test_pieces_are_written_as_one(self) -> None:
+        connection, notes = self.connect()
+        in_reactor(notes.transport.writeSequence, [b"one ", b"two ", b"three"])
+        in_reactor(notes.transport.write, b"")
+        self.assertEqual(b"one two three", connection.recv(100))
+
+    @in_thread
+    def test_what_was_written_arrives_before_the_end(self) -> None:
+        connection, notes = self.connect()
+        data = bytes(range(256)) * 16384
+
+        def write_and_close() -> None:
+            notes.transport.write(data)
+            notes.transport.unregisterProducer()
+            notes.transport.loseConnection()
+            notes.transport.write(b"too late")
+
+        in_reactor(write_and_close)
+        self.assertEqual(data, self.read_all(connection))
+        connection.close()
+        self.until_lost(notes)
+
+    @in_thread
+    def test_a_producer_is_paused_and_resumed_in_turn(self) -> None:
+        connection, notes = self.connect()
+        data = bytes(8 * MEGABYTE)
+        in_reactor(notes.transport.write, data)
+        self.assertEqual("pause", notes.happened[-1])
+        got = 0
+        while got < len(data):
+            got += len(connection.recv(65536))
+        until(lambda: notes.happened[-1] == "resume", "resuming")
+        changes = [what for what in notes.happened if what in ("pause", "resume")]
+        self.assertEqual(["pause", "resume"] * (len(changes) // 2), changes)
+
+    @in_thread
+    def test_an_abort_is_at_once(self) -> None:
+        connection, notes = self.connect()
+
+        def write_and_abort() -> None:
+            notes.transport.write(bytes(8 * MEGABYTE))
+            notes.transport.abortConnection()
+            notes.transport.write(b"too late")
+            notes.transport.abortConnection()
+            notes.transport.loseConnection()
+
+        in_reactor(write_and_abort)
+        self.until_lost(notes)
+        got = b""
+        with contextlib.suppress(OSError):
+            got = self.read_all(connection)
+        self.assertLess(len(got), 8 * MEGABYTE)
+
+    @in_thread
+    def test_the_last_word_arrives_though_much_is_unread(self) -> None:
+        connection, notes = self.connect()
+
+        def last_word() -> None:
+            notes.transport.write(b"the last word")
+            notes.transport.unregisterProducer()
+            notes.transport.loseConnection()
+
+        connection.sendall(b"x")
+        in_reactor(last_word)
+        with contextlib.suppress(OSError):
+            connection.sendall(bytes(2 * MEGABYTE))
+        self.assertEqual(b"the last word", connection.recv(100))
+        self.assertEqual(b"", connection.recv(100))
+
+    @in_thread
+    def test_who_does_not_close_is_closed(self) -> None:
+        connection, notes = self.connect()
+        in_reactor(notes.transport.unregisterProducer)
+        in_reactor(notes.transport.loseConnection)
+        self.assertEqual(b"", self.read_all(connection))
+        self.until_lost(notes)
+
+    @in_thread
+    def test_ends_of_every_kind_are_noticed_once(self) -> None:
+        reset = struct.pack("ii", 1, 0)
+        for end in (
+            lambda connection: connection.unwrap(),
+            lambda connection: connection.shutdown(socket.SHUT_WR),
+            lambda connection: connection.close(),
+            lambda connection: (
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset),
+                connection.close(),
+            ),
+        ):
+            for blocked in (False, True):
+                connection, notes = self.connect()
+                if blocked:
+                    in_reactor(notes.transport.write, bytes(8 * MEGABYTE))
+                with contextlib.suppress(OSError):
+                    # With much in between, the standard library does not find the alert.
+                    end(connection)
+                connection.close()
+                self.until_lost(notes)
+
+    @in_thread
+    def test_a_handshake_that_fails_is_an_end(self) -> None:
+        for data in (b"\x16", b"\x16\x03\x01\x00\x05hello", b"\x16" * 1000):
+            connection = self.plain()
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                self.read_all(connection)
+            notes = self.server.notes[-1]
+            self.until_lost(notes)
+            self.assertEqual(["made", "lost"], notes.happened)
+
+    @in_thread
+    def test_nothing_at_all_is_an_end_too(self) -> None:
+        connection = self.plain()
+        until(lambda: self.server.notes, "a connection")
+        connection.close()
+        self.until_lost(self.server.notes[-1])
+
+    @in_thread
+    def test_a_connection_may_be_closed_before_its_handshake(self) -> None:
+        for begin in (b"", b"\x16\x03\x01"):
+            for method in ("loseConnection", "abortConnection"):
+                number = len(self.server.notes)
+                connection = self.plain()
+                connection.sendall(begin)
+                until(lambda: len(self.server.notes) > number, "a connection")  # noqa: B023
+                notes = self.server.notes[-1]
+                in_reactor(getattr(notes.transport, method))
+                with contextlib.suppress(ConnectionResetError):
+                    self.assertEqual(b"", self.read_all(connection))
+                connection.close()
+                self.until_lost(notes)
+
+    @in_thread
+    def test_what_is_not_tls_gets_another_protocol(self) -> None:
+        connection = self.plain()
+        connection.sendall(b"h")
+        self.assertEqual(b"plain: h", connection.recv(100))
+        self.assertEqual(["made", "lost"], self.server.notes[-1].happened)
+        connection.sendall(b"ello.")
+        self.assertEqual(b"plain: ello.", self.read_all(connection))
+
+
+class OnPollerTests(TlsBehaviour, TestCase):
+    """The socket itself, behind a poller."""
+
+    def make_descriptors(self) -> Any:
+        return Poller(running_reactor(), lambda: None)
+
+    @in_thread
+    def test_it_is_taken_by_the_socket(self) -> None:
+        _, notes = self.connect()
+        self.assertIsInstance(notes.transport, TlsSocket)
+        in_reactor(notes.transport.abortConnection)
+        self.until_lost(notes)
+        self.assertEqual(-1, in_reactor(notes.transport.fileno))
+        self.assertEqual(-1, in_reactor(self.descriptors.fileno))
+
+    @in_thread
+    def test_nothing_is_written_before_somebody_has_shown_a_certificate(self) -> None:
+        connection = self.plain()
+        until(lambda: self.server.notes, "a connection")
+        in_reactor(self.server.notes[0].transport.write, b"too early")
+        tls = client_context(CLIENT).wrap_socket(connection)
+        self.sockets.append(tls)
+        until(lambda: "handshake" in self.server.notes[0].happened, "a handshake")
+        in_reactor(self.server.notes[0].transport.write, b"now")
+        self.assertEqual(b"now", tls.recv(100))
+
+    @in_thread
+    def test_one_connection_does_not_keep_others_from_their_turn(self) -> None:
+        """However much has come, a turn reads some records and no more."""
+        connection, notes = self.connect()
+        other, other_notes = self.connect()
+        before = len(notes.received)
+        connection.sendall(bytes(MEGABYTE))
+        other.sendall(b"x")
+        until(lambda: other_notes.received, "the other's byte")
+        until(lambda: len(notes.received) == before + MEGABYTE, "all of the first")
+        largest = 4 * READ_BYTES
+        seen: list[int] = []
+
+        def turn() -> None:
+            begin = len(notes.received)
+            notes.transport.doRead()
+            seen.append(len(notes.received) - begin)
+
+        in_reactor(self.descriptors.removeReader, notes.transport)
+        connection.sendall(bytes(10 * READ_BYTES))
+        for _ in range(4):
+            in_reactor(turn)
+        in_reactor(self.descriptors.addReader, notes.transport)
+        self.assertEqual([largest, largest, 2 * READ_BYTES, 0], seen)
+
+    @in_thread
+    def test_progress_is_what_the_other_end_has_read(self) -> None:
+        connection, notes = self.connect()
+        in_reactor(notes.transport.write, bytes(8 * MEGABYTE))
+        measure = notes.transport.measure_progress
+        before = in_reactor(measure)
+        self.assertEqual(before, in_reactor(measure))
+        got = 0
+        while got < 4 * MEGABYTE:
+            got += len(connection.recv(65536))
+        until(lambda: measure() > before + 2 * MEGABYTE, "progress")
+
+    @in_thread
+    def test_a_closing_connection_that_is_blocked_keeps_nobody_busy(self) -> None:
+        """What still comes is not read any more, and must not wake the poller again and again."""
+        connection, notes = self.connect()
+        in_reactor(notes.transport.write, bytes(8 * MEGABYTE))
+        in_reactor(notes.transport.loseConnection)
+        connection.sendall(b"more")
+        number = notes.transport.fileno()
+        until(lambda: self.descriptors._masks[number] == select.EPOLLOUT, "the end of reading")
+        connection.close()
+        self.until_lost(notes)
+
+
+class OnReactorTests(TlsBehaviour, TestCase):
+    """The socket itself, straight in the reactor."""
+
+    def make_descriptors(self) -> Any:
+        return PlainReactor()
+
+
+class OnTwistedTlsTests(TlsBehaviour, TestCase):
+    """Twisted's TLS, for transports without a socket of their own."""
+
+    def make_descriptors(self) -> Any:
+        return TimeOnlyReactor()
+
+    @in_thread
+    def test_it_is_not_the_socket(self) -> None:
+        _, notes = self.connect()
+        self.assertNotIsInstance(notes.transport, TlsSocket)
