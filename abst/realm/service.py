@@ -44,6 +44,12 @@ def write_line(text: str) -> None:
 class RealmService(Service):
     """A realm with its ports.
 
+    Args:
+        reactor: the reactor that runs it.
+        config: what it is started with.
+        write: writes a line to the terminal.
+        endpoint_of: makes an endpoint from a description, as Twisted does.
+
     Attributes:
         factory: the realm; None before the service is started.
         addresses: one address for each port that listens.
@@ -57,10 +63,12 @@ class RealmService(Service):
         reactor: Any,
         config: Config,
         write: Callable[[str], None] = write_line,
+        endpoint_of: Callable[[Any, str], Any] = serverFromString,
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._write = write
+        self._endpoint_of = endpoint_of
         self._ports: list[IListeningPort] = []
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
@@ -98,8 +106,7 @@ class RealmService(Service):
     async def _start(self, factory: RealmFactory) -> None:
         for description in self._config.listen:
             try:
-                endpoint = serverFromString(self._reactor, description)
-                port = await endpoint.listen(factory)
+                port = await self._endpoint_of(self._reactor, description).listen(factory)
             except Exception as error:
                 raise ConfigurationError("--listen", None, f"{description}: {error}") from None
             self._ports.append(port)

@@ -1,0 +1,165 @@
+"""The realm as a service: its state, its addresses, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from abst.address import RealmAddress
+from abst.errors import ConfigurationError
+from abst.identity import Identity
+from abst.realm.config import Config
+from abst.realm.service import (
+    IDENTITY_FILE,
+    RealmService,
+    allow_open_files,
+    make_state_folder,
+    reachable_host,
+)
+
+
+class Reactor(MemoryReactorClock):
+    """Opens nothing, and notes that it was stopped."""
+
+    stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class SlowEndpoint:
+    """Listens when it is told to."""
+
+    def __init__(self) -> None:
+        self.listening: Deferred[Any] = Deferred()
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        return self.listening
+
+
+class RealmServiceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = Reactor()
+        self.state = Path(self.mktemp())
+        self.written: list[str] = []
+
+    def service(self, *listen: str, **options: Any) -> RealmService:
+        """Return a service that listens in memory."""
+        config = Config(listen=listen or ("tcp:4000",), state=self.state, **options)
+        return RealmService(self.reactor, config, self.written.append)
+
+    def test_it_prints_and_keeps_its_addresses(self) -> None:
+        service = self.service("tcp:4000", "tcp:4001", host="realm.example.org")
+        service.startService()
+        pin = Identity.load(self.state / IDENTITY_FILE).pin
+        self.assertEqual(2, len(self.reactor.tcpServers))
+        found = [RealmAddress.parse(line) for line in self.written]
+        self.assertEqual(["realm.example.org"] * 2, [address.host for address in found])
+        self.assertEqual([pin] * 2, [address.pin for address in found])
+        self.assertEqual("".join(line + "\n" for line in self.written), self.read("address"))
+
+    def read(self, name: str) -> str:
+        return (self.state / name).read_text("ascii")
+
+    def test_a_port_that_opens_later_is_printed_then(self) -> None:
+        endpoint = SlowEndpoint()
+        config = Config(listen=("slow",), state=self.state)
+        service = RealmService(
+            self.reactor, config, self.written.append, lambda reactor, text: endpoint
+        )
+        service.startService()
+        self.assertEqual([], self.written)
+        port = self.reactor.listenTCP(4000, service.factory)
+        endpoint.listening.callback(port)
+        self.assertEqual(1, len(self.written))
+        self.assertFalse(self.reactor.stopped)
+
+    def test_a_port_that_fails_later_stops_the_realm_with_a_line(self) -> None:
+        endpoint = SlowEndpoint()
+        config = Config(listen=("slow",), state=self.state)
+        service = RealmService(
+            self.reactor, config, self.written.append, lambda reactor, text: endpoint
+        )
+        service.startService()
+        endpoint.listening.errback(CannotListenError("h", 1, OSError("in use")))
+        self.assertTrue(self.reactor.stopped)
+        (line,) = self.written
+        self.assertTrue(line.startswith("abst-realm: --listen: slow: Couldn't listen"), line)
+
+    def test_a_port_that_fails_at_once_ends_the_start(self) -> None:
+        def endpoint_of(reactor: object, text: str) -> Any:
+            raise ValueError("no such thing")
+
+        config = Config(listen=("nonsense",), state=self.state)
+        service = RealmService(self.reactor, config, self.written.append, endpoint_of)
+        error = self.assertRaises(SystemExit, service.startService)
+        self.assertEqual("abst-realm: --listen: nonsense: no such thing", error.code)
+        self.assertFalse(self.reactor.stopped)
+
+    def test_it_stops_in_order_with_and_without_devices(self) -> None:
+        service = self.service()
+        service.startService()
+        self.assertIsNone(self.successResultOf(service.stopService()))
+        never_started = self.service()
+        self.assertIsNone(self.successResultOf(never_started.stopService()))
+
+    def test_it_waits_for_devices_to_read_the_goodbye_and_not_for_ever(self) -> None:
+        service = self.service()
+        service.startService()
+        assert service.factory is not None
+        service.factory.realm.open(None, 0.0)  # One that never ends.
+        stopping = service.stopService()
+        for _ in range(100):
+            self.reactor.advance(0.05)
+        self.assertIsNone(self.successResultOf(stopping))
+
+
+class StateFolderTests(SynchronousTestCase):
+    def test_it_is_made_for_its_owner_only(self) -> None:
+        path = Path(self.mktemp()) / "below" / "state"
+        make_state_folder(path)
+        self.assertEqual(0o700, path.stat().st_mode & 0o777)
+        make_state_folder(path)
+
+    def test_a_file_in_its_place_is_named(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("", "ascii")
+        error = self.assertRaises(ConfigurationError, make_state_folder, path)
+        self.assertIn(str(path), str(error))
+
+
+class OpenFilesTests(SynchronousTestCase):
+    def test_the_limit_is_raised_and_never_lowered(self) -> None:
+        try:
+            import resource
+        except ImportError:
+            raise SkipTest("this system has no such limits") from None
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        allow_open_files(300)
+        self.assertEqual((300, hard), resource.getrlimit(resource.RLIMIT_NOFILE))
+        allow_open_files(100)
+        self.assertEqual((300, hard), resource.getrlimit(resource.RLIMIT_NOFILE))
+        allow_open_files(10**12)
+        now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.assertTrue(now == hard or now == 10**12 or hard == resource.RLIM_INFINITY)
+
+
+class ReachableHostTests(SynchronousTestCase):
+    def test_a_port_of_one_address_is_reached_there(self) -> None:
+        for bound in ("127.0.0.1", "192.0.2.9", "::1", "2001:db8::9"):
+            self.assertEqual(bound, reachable_host(bound))
+
+    def test_a_port_of_all_addresses_is_reached_at_one(self) -> None:
+        for bound in ("", "0.0.0.0", "::"):
+            found = reachable_host(bound)
+            self.assertNotIn(found, ("", "0.0.0.0", "::"))
+            socket.inet_aton(found)
