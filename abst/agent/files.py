@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from abst.agent.inbox import ArrivingFile, Inbox, StorageError
 from abst.agent.packets import (
@@ -93,32 +94,35 @@ class FileTransfers:
             TransferError: the file cannot be read, or the other side cannot store it.
             SessionEndedError: the session ended before the other side had it.
         """
+        try:
+            with _open_regular(path) as file:
+                return await self._send_file(path, file, progress)
+        except OSError as error:
+            raise TransferError(f"{path}: {error.strerror}") from None
+
+    async def _send_file(self, path: Path, file: Any, progress: Progress) -> SentFile:
         transfer = self._random_bytes(TRANSFER_ID_BYTES)
+        size = os.fstat(file.fileno()).st_size
+        name = path.name.encode("utf-8", "replace").decode("utf-8")[:MAX_FILE_NAME_CHARACTERS]
         answered = self._expect(transfer, FILE_ANSWER)
         stored = self._expect(transfer, FILE_RESULT)
         try:
-            with _open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                name = path.name.encode("utf-8", "replace").decode("utf-8")
-                offer = {
-                    "transfer": transfer,
-                    "name": name[:MAX_FILE_NAME_CHARACTERS],
-                    "size": size,
-                }
-                await self._protocol.sendPacket(FILE_OFFER, offer)
-                answer = await answered
-                if not answer["accepted"]:
-                    raise TransferError(printable(answer["reason"]))
-                digest = await self._send_pieces(transfer, file, size, progress, stored)
-        except BaseException as problem:
-            self._cancel(transfer)
-            if isinstance(problem, OSError):
-                raise TransferError(f"{path}: {problem.strerror}") from None
-            raise
-        try:
+            # What follows waits for no acknowledgement: the session keeps the order, and the
+            # other side's answers tell more.
+            offer = {"transfer": transfer, "name": name, "size": size}
+            self._protocol.sendPacket(FILE_OFFER, offer).addErrback(_ignore)
+            answer = await answered
+            if not answer["accepted"]:
+                raise TransferError(printable(answer["reason"]))
+            digest = await self._send_pieces(transfer, file, size, progress, stored)
             result = await stored
+        except BaseException:
+            self._say(FILE_CANCEL, {"transfer": transfer, "reason": "the sender gave up"})
+            raise
         finally:
-            self._forget(transfer)
+            for packet_id, reply in ((FILE_ANSWER, answered), (FILE_RESULT, stored)):
+                self._replies.pop((transfer, packet_id), None)
+                reply.addErrback(_ignore)
         if not result["stored"]:
             raise TransferError(printable(result["reason"]))
         progress(size, size)
@@ -131,23 +135,25 @@ class FileTransfers:
         underway: deque[tuple[int, Deferred[None]]] = deque()
         hashed = hashlib.sha256()
         sent = acknowledged = 0
-        while not stored.called and (data := file.read(min(MAX_PIECE_BYTES, size - sent))):
-            hashed.update(data)
-            sent += len(data)
-            piece = {"transfer": transfer, "data": data}
-            underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
-            if len(underway) >= PIECES_UNDERWAY:
-                length, oldest = underway.popleft()
-                await oldest
-                acknowledged += length
-                progress(acknowledged, size)
-        for _, waiting in underway:
-            await waiting
+        try:
+            while not stored.called and (data := file.read(min(MAX_PIECE_BYTES, size - sent))):
+                hashed.update(data)
+                sent += len(data)
+                piece = {"transfer": transfer, "data": data}
+                underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
+                if len(underway) >= PIECES_UNDERWAY:
+                    length, oldest = underway.popleft()
+                    await oldest
+                    acknowledged += length
+                    progress(acknowledged, size)
+        finally:
+            for _, waiting in underway:
+                waiting.addErrback(_ignore)
         if not stored.called:
             if sent != size:
                 raise TransferError("the file became shorter while it was sent")
             end = {"transfer": transfer, "sha256": hashed.digest()}
-            await self._protocol.sendPacket(FILE_END, end)
+            self._protocol.sendPacket(FILE_END, end).addErrback(_ignore)
         return hashed.digest()
 
     def _expect(self, transfer: bytes, packet_id: int) -> Deferred[dict[str, Any]]:
@@ -155,20 +161,12 @@ class FileTransfers:
         self._replies[transfer, packet_id] = reply
         return reply
 
-    def _forget(self, transfer: bytes) -> None:
-        for packet_id in (FILE_ANSWER, FILE_RESULT):
-            reply = self._replies.pop((transfer, packet_id), None)
-            if reply is not None:
-                # Whoever waited is gone, so what becomes of the reply concerns nobody.
-                reply.addErrback(lambda failure: None)
-
-    def _cancel(self, transfer: bytes) -> None:
-        self._forget(transfer)
+    def _say(self, packet_id: int, content: dict[str, Any]) -> None:
+        """Send a packet whose fate is of no matter: the session may be over, or its queue full."""
         try:
-            cancel = {"transfer": transfer, "reason": "the sender gave up"}
-            self._protocol.sendPacket(FILE_CANCEL, cancel).addErrback(lambda failure: None)
+            self._protocol.sendPacket(packet_id, content).addErrback(_ignore)
         except AbstError:
-            pass  # The session has ended, and the other side's transfers with it.
+            pass
 
     # Receiving.
 
@@ -224,11 +222,15 @@ class FileTransfers:
 
     def _answer(self, transfer: bytes, *, accepted: bool, reason: str) -> None:
         content = {"transfer": transfer, "accepted": accepted, "reason": _short(reason)}
-        self._protocol.sendPacket(FILE_ANSWER, content).addErrback(lambda failure: None)
+        self._say(FILE_ANSWER, content)
 
     def _result(self, transfer: bytes, *, stored: bool, name: str, reason: str) -> None:
         content = {"transfer": transfer, "stored": stored, "name": name, "reason": _short(reason)}
-        self._protocol.sendPacket(FILE_RESULT, content).addErrback(lambda failure: None)
+        self._say(FILE_RESULT, content)
+
+
+def _ignore(failure: Failure) -> None:
+    """Take a failure that somebody else is told of."""
 
 
 def _short(reason: str) -> str:
