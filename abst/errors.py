@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """A wire code: why a packet or a connection was refused. The table below has the meanings."""
+    """A wire code: why something was refused. The table below has the meanings."""
 
     # Refused packets; the connection stays.
     UNKNOWN_PACKET = "unknown_packet"
@@ -19,6 +19,15 @@ class Code(StrEnum):
     QUEUE_FULL = "queue_full"
     UNDELIVERED = "undelivered"
     IDENTITY_CONFLICT = "identity_conflict"
+    RATE_LIMITED = "rate_limited"
+    NO_WINDOW = "no_window"
+    # Refused pairings; the channel is closed after them.
+    WRONG_SECRET = "wrong_secret"
+    NOT_CONFIRMED = "not_confirmed"
+    NOT_STORED = "not_stored"
+    PAIRING_LATE = "pairing_late"
+    PAIRING_REFUSED = "pairing_refused"
+    WRONG_PAIRING = "wrong_pairing"
     # Refused connections; the realm closes after saying so.
     TLS_REQUIRED = "tls_required"
     WRONG_VERSION = "wrong_version"
@@ -67,6 +76,37 @@ MEANINGS: dict[Code, Meaning] = {
         False,
         "several machines use this identity and keep replacing each other",
         "give every machine its own identity: run 'abst init' in a new home on one of them",
+    ),
+    Code.RATE_LIMITED: Meaning(
+        False, "this was asked for too often", "try again after retry_after"
+    ),
+    Code.NO_WINDOW: Meaning(
+        False,
+        "no device waits to be paired there",
+        "ask for a new code: one lasts a minute and is good for one try",
+    ),
+    Code.WRONG_SECRET: Meaning(
+        True,
+        "the code or link is not the one that the other device has shown, or somebody is in "
+        "between",
+        "start again with a new code",
+    ),
+    Code.NOT_CONFIRMED: Meaning(
+        True, "a person has ended the pairing", "start again if that was a mistake"
+    ),
+    Code.NOT_STORED: Meaning(
+        True, "the pairing could not be stored", "see whether the disk is full, then start again"
+    ),
+    Code.PAIRING_LATE: Meaning(
+        True, "the pairing took too long or was interrupted", "start again with a new code"
+    ),
+    Code.PAIRING_REFUSED: Meaning(
+        True, "the other device has refused the pairing", "start again with a new code"
+    ),
+    Code.WRONG_PAIRING: Meaning(
+        True,
+        "the two devices hold different pairings",
+        "forget the other device on both, and pair them again",
     ),
     Code.TLS_REQUIRED: Meaning(
         True, "this port speaks ABST over TLS 1.3", "connect with TLS and ALPN abst-realm/1"
@@ -210,6 +250,24 @@ class SessionEndedError(AbstError):
         lost = f"; {unacknowledged} packets not acknowledged" if unacknowledged else ""
         super().__init__(f"the session ended: {why}{lost}")
         self.unacknowledged = unacknowledged
+
+
+class PairingError(AbstError):
+    """Two devices are not paired.
+
+    Attributes:
+        code: the wire code that says why.
+        theirs: whether the other device said so.
+    """
+
+    def __init__(self, code: str, *, theirs: bool = False) -> None:
+        super().__init__(f"not paired: {explain(code)}")
+        self.code = code
+        self.theirs = theirs
+
+
+class DatabaseError(AbstError):
+    """A database file cannot be used; the text names the file and says why."""
 
 
 class NotTrustedError(AbstError):

@@ -31,6 +31,9 @@ MAX_LIST_ITEMS: Final = 16
 MAX_LIMITS: Final = 32
 MAX_COUNT: Final = 2**63 - 1
 NONCE_BYTES: Final = 32
+HASH_BYTES: Final = 32
+SPAKE2_SHARE_BYTES: Final = 33
+MAX_WORD_CHARACTERS: Final = 16
 SESSION_ID_BYTES: Final = 16
 CHANNEL_NUMBER_BYTES: Final = 8
 
@@ -49,14 +52,10 @@ RESERVED_REALM_IDS: Final[Mapping[int, str]] = {
     10: "Delete value",
     11: "List values",
     12: "Watch values",
-    13: "Open pairing window",
-    14: "Find pairing window",
 }
 """Ids between device and realm that are named but not offered by this version."""
 
 RESERVED_DEVICE_IDS: Final[Mapping[int, str]] = {
-    2: "Pair process",
-    3: "Key check",
     4: "Give peer group access",
 }
 """Ids between devices that are named but not offered by this version."""
@@ -313,6 +312,64 @@ class Error(Packet):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenWindow(Packet):
+    """Device to realm: let me be found under a number for a while, or not any more.
+
+    Attributes:
+        close: True closes the window that this device has.
+    """
+
+    packet_id = 13
+    title = "Open pairing window"
+    envelope = (_REQUEST,)
+    body = (_flag("close", required=False),)
+
+    close: bool | None = None
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOpened(Packet):
+    """Realm to device: the number under which the device can be found, and for how long."""
+
+    packet_id = 13
+    title = "Pairing window opened"
+    envelope = (_REQUEST,)
+    body = (_count("number"), _seconds("seconds"))
+
+    number: int
+    seconds: float
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FindWindow(Packet):
+    """Device to realm: look for the device that has the window of this number."""
+
+    packet_id = 14
+    title = "Find pairing window"
+    envelope = (_REQUEST,)
+    body = (_count("number"),)
+
+    number: int
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFound(Packet):
+    """Realm to device: the device that has the window."""
+
+    packet_id = 14
+    title = "Pairing window found"
+    envelope = (_REQUEST,)
+    body = (_count("number"), _device("device_id"))
+
+    number: int
+    device_id: bytes
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat(Packet):
     """Device to device: alive, and the acknowledgement.
 
@@ -380,6 +437,55 @@ class DeviceHello(Packet):
 
 
 @dataclass(frozen=True, slots=True)
+class PairProcess(Packet):
+    """Device to device: a step of pairing (pairing.md has which step has which keys).
+
+    Attributes:
+        step: begin, answer, reveal, confirm, stored or refused.
+        way: code, link or compare; in begin.
+        share: the SPAKE2 message; in begin and answer of a code.
+        commitment: the hash of a nonce; in begin of comparing.
+        nonce: the nonce; in answer and reveal of comparing.
+        mac: the proof that the sender holds the same secret; in confirm.
+        name: what the sender calls itself; in confirm.
+        code: why; in refused.
+    """
+
+    packet_id = 2
+    title = "Pair process"
+    body = (
+        _text("step", MAX_WORD_CHARACTERS),
+        _text("way", MAX_WORD_CHARACTERS, required=False),
+        _binary("share", SPAKE2_SHARE_BYTES, required=False),
+        _binary("commitment", HASH_BYTES, required=False),
+        _binary("nonce", NONCE_BYTES, required=False),
+        _binary("mac", HASH_BYTES, required=False),
+        _text("name", MAX_NAME_CHARACTERS, required=False),
+        _text("code", MAX_CODE_CHARACTERS, required=False),
+    )
+
+    step: str
+    way: str | None = None
+    share: bytes | None = None
+    commitment: bytes | None = None
+    nonce: bytes | None = None
+    mac: bytes | None = None
+    name: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCheck(Packet):
+    """Device to device: proof of the pairing's key, bound to this channel."""
+
+    packet_id = 3
+    title = "Key check"
+    body = (_binary("mac", HASH_BYTES),)
+
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Application(Packet):
     """Device to device: an application's own packet, id 5 to 255, any content."""
 
@@ -401,9 +507,25 @@ class Application(Packet):
         return {"packet_id": self.id, "content": self.content}
 
 
-DEVICE_TO_REALM: Final[Mapping[int, type[Packet]]] = {0: Hello, 2: Send}
-REALM_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {0: BackHeartbeat, 2: Send, 31: Error}
-DEVICE_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {0: Heartbeat, 1: DeviceHello}
+DEVICE_TO_REALM: Final[Mapping[int, type[Packet]]] = {
+    0: Hello,
+    2: Send,
+    13: OpenWindow,
+    14: FindWindow,
+}
+REALM_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {
+    0: BackHeartbeat,
+    2: Send,
+    13: WindowOpened,
+    14: WindowFound,
+    31: Error,
+}
+DEVICE_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {
+    0: Heartbeat,
+    1: DeviceHello,
+    2: PairProcess,
+    3: KeyCheck,
+}
 
 
 def id_of(packet: Mapping[str, Any]) -> int:
