@@ -16,11 +16,23 @@ from abst import codec, packets
 from abst.device_id import is_device_id
 from abst.errors import MEANINGS, Code, RemoteProtocolError
 from abst.framing import Frame
-from abst.packets import NONCE_BYTES, PROTOCOL_VERSION, BackHeartbeat, Error, Hello, Send
+from abst.packets import (
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    BackHeartbeat,
+    Error,
+    FindWindow,
+    Hello,
+    OpenWindow,
+    Send,
+    WindowFound,
+    WindowOpened,
+)
 from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
 from abst.realm.limits import Limits
 from abst.realm.outbox import Outbox
+from abst.realm.pairing_windows import PairingWindows, Refusal
 from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
 
 JOINED_WRITE_BYTES: Final = 16384
@@ -76,6 +88,11 @@ class Realm:
     touched: list[Conversation] = field(default_factory=list)
     here: int = 0
     queued_bytes: int = 0
+    windows: PairingWindows = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no pairing window open."""
+        self.windows = PairingWindows(self.limits, self.random_fraction)
 
     def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
         """Return the conversation of a connection that has just been made."""
@@ -265,8 +282,8 @@ class Conversation:
         if self.state is State.HERE:
             realm.here -= 1
         self.state = State.CLOSED
-        if self.device_id is not None:
-            realm.switchboard.leave(self.device_id, self)
+        if self.device_id is not None and realm.switchboard.leave(self.device_id, self):
+            realm.windows.close(self.device_id)
         realm.queued_bytes -= self._outbox.data_bytes
         for count, source in self._outbox.drop_runs():
             self._count_drop(Code.UNDELIVERED, count)
@@ -441,6 +458,10 @@ class Conversation:
         match packets.parse(packet, packets.DEVICE_TO_REALM):  # type: ignore[arg-type]
             case Hello() as hello:
                 self._hello(hello, now)
+            case OpenWindow() as wanted:
+                self._open_window(wanted, now)
+            case FindWindow() as wanted:
+                self._find_window(wanted, now)
             case Send() as send:
                 if send.source_device != self.device_id:
                     raise RemoteProtocolError(
@@ -468,6 +489,30 @@ class Conversation:
             realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
         self._tell(self._back_heartbeat(hello.request))
         self._arrive(now)
+
+    def _open_window(self, wanted: OpenWindow, now: float) -> None:
+        assert self.device_id is not None
+        windows = self._realm.windows
+        if wanted.close:
+            windows.close(self.device_id)
+            return
+        found = windows.open(self.device_id, self._host(), now)
+        if isinstance(found, Refusal):
+            self._refuse(found, wanted)
+            return
+        seconds = self._realm.limits.pairing_window_seconds
+        self._tell(WindowOpened(found, seconds, wanted.request))
+
+    def _find_window(self, wanted: FindWindow, now: float) -> None:
+        assert self.device_id is not None
+        found = self._realm.windows.find(wanted.number, self.device_id, self._host(), now)
+        if isinstance(found, Refusal):
+            self._refuse(found, wanted)
+            return
+        self._tell(WindowFound(wanted.number, found, wanted.request))
+
+    def _host(self) -> str | None:
+        return None if self.observed_address is None else self.observed_address[0]
 
     def _arrive(self, now: float) -> None:
         assert self.device_id is not None
@@ -524,6 +569,19 @@ class Conversation:
     def _tell_of_conflict(self) -> None:
         code = Code.IDENTITY_CONFLICT
         self._tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
+
+    def _refuse(self, refusal: Refusal, refused: OpenWindow | FindWindow) -> None:
+        code = refusal.code
+        self._realm.counters.refused_packets[code] += 1
+        self._tell(
+            Error(
+                str(code),
+                MEANINGS[code].sentence,
+                about=refused.packet_id,
+                retry_after=refusal.retry_after,
+                request=refused.request,
+            )
+        )
 
     def _refuse_unknown(self, packet_id: int, request: object) -> None:
         code = Code.UNKNOWN_PACKET

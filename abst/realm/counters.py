@@ -16,6 +16,7 @@ class Counters:
         relayed_packets: packets handed to their target's queue.
         relayed_bytes: those packets' bytes, header fields included.
         dropped_packets: packets not delivered, by wire code.
+        refused_packets: requests that the realm refused, by wire code.
         refused_connections: connections that the realm closed, by wire code.
         identity_conflicts: how often one identity was seen on several machines.
     """
@@ -24,6 +25,7 @@ class Counters:
     relayed_packets: int = 0
     relayed_bytes: int = 0
     dropped_packets: Counter[str] = field(default_factory=Counter)
+    refused_packets: Counter[str] = field(default_factory=Counter)
     refused_connections: Counter[str] = field(default_factory=Counter)
     identity_conflicts: int = 0
 
@@ -34,6 +36,7 @@ class Counters:
             "relayed_packets": self.relayed_packets,
             "relayed_bytes": self.relayed_bytes,
             "dropped_packets": dict(self.dropped_packets),
+            "refused_packets": dict(self.refused_packets),
             "refused_connections": dict(self.refused_connections),
             "identity_conflicts": self.identity_conflicts,
         }

@@ -24,6 +24,9 @@ class Limits:
         stall_seconds: how long a device may read nothing while something waits for it.
         all_queues_bytes: how much may wait for all devices together.
         connections: how many connections there may be.
+        pairing_windows: how many pairing windows there may be.
+        pairing_window_seconds: how long a pairing window stays open.
+        pairing_requests_per_minute: how often a device may open a window or look for one.
     """
 
     packet_bytes: int = MAX_PACKET_BYTES
@@ -35,6 +38,9 @@ class Limits:
     stall_seconds: float = 10.0
     all_queues_bytes: int = 256 * 1024 * 1024
     connections: int = 10_000
+    pairing_windows: int = 1000
+    pairing_window_seconds: float = 60.0
+    pairing_requests_per_minute: int = 10
 
     def __post_init__(self) -> None:
         """Refuse limits that contradict each other.
@@ -70,4 +76,7 @@ _LEAST: dict[str, float] = {
     "stall_seconds": 0.1,
     "all_queues_bytes": 1,
     "connections": 1,
+    "pairing_windows": 1,
+    "pairing_window_seconds": 1,
+    "pairing_requests_per_minute": 1,
 }

@@ -38,8 +38,8 @@ class Switchboard(Protocol):
     def arrive(self, device_id: bytes, presence: Presence) -> Presence | None:
         """Register a device's newest connection; return the older one, which it replaces."""
 
-    def leave(self, device_id: bytes, presence: Presence) -> None:
-        """Forget a connection, unless a newer one has already taken its place."""
+    def leave(self, device_id: bytes, presence: Presence) -> bool:
+        """Forget a connection; False when it is not here, or a newer one has taken its place."""
 
     def route(self, device_id: bytes) -> Destination | None:
         """Return where packets for a device go, or None when it is not here."""
@@ -62,7 +62,9 @@ class MemorySwitchboard:
         self._present[device_id] = presence
         return older
 
-    def leave(self, device_id: bytes, presence: Presence) -> None:
-        """Forget a connection, unless a newer one has already taken its place."""
-        if self._present.get(device_id) is presence:
-            del self._present[device_id]
+    def leave(self, device_id: bytes, presence: Presence) -> bool:
+        """Forget a connection; False when it is not here, or a newer one has taken its place."""
+        if self._present.get(device_id) is not presence:
+            return False
+        del self._present[device_id]
+        return True

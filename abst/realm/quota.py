@@ -1,0 +1,48 @@
+"""Token buckets: how often somebody may do something. Pure; bounded in memory whoever asks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final
+
+MAX_KEYS: Final = 100_000
+
+
+class Quota:
+    """A bucket of tokens for each key.
+
+    Args:
+        burst: how many tokens a full bucket holds.
+        per_second: how fast a bucket fills.
+    """
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        # Least recently used first. A bucket that is full again need not be remembered.
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: Hashable, now: float) -> float:
+        """Take a token; return 0.0 when there was one, else the seconds until there is."""
+        tokens, at = self._buckets.pop(key, (self._burst, now))
+        tokens = min(self._burst, tokens + max(0.0, now - at) * self._per_second)
+        wait = 0.0
+        if tokens >= 1.0:
+            tokens -= 1.0
+        else:
+            wait = (1.0 - tokens) / self._per_second
+        self._buckets[key] = (tokens, now)
+        self._forget(now)
+        return wait
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def _forget(self, now: float) -> None:
+        full_after = self._burst / self._per_second
+        while self._buckets:
+            oldest = next(iter(self._buckets))
+            if len(self._buckets) <= MAX_KEYS and now - self._buckets[oldest][1] < full_after:
+                return
+            del self._buckets[oldest]
