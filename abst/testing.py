@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -28,10 +28,11 @@ from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
 from abst.device.link import Backoff, LinkOwner
 from abst.device.paths import Path
-from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
-from abst.errors import RemoteProtocolError, explain
+from abst.device.realm_client import Answered, Delivered, RealmClient, Refused, Welcomed
+from abst.device.requests import Requests
+from abst.errors import PeerUnreachableError, RemoteProtocolError, explain
 from abst.identity import Identity
-from abst.packets import Error
+from abst.packets import Error, WindowFound, WindowOpened
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
 
@@ -147,6 +148,7 @@ class MemoryLink:
         self._stopped = True
         self._last_words: str | None = None
         self._calls: list[Any] = []
+        self._requests = Requests()
 
     def start(self) -> None:
         """Begin to connect."""
@@ -166,6 +168,26 @@ class MemoryLink:
         if self._client is not None and self.is_up:
             self._client.send(target_device, content)
             self._later(0, self._flush)
+
+    def open_window(self) -> Deferred[WindowOpened]:
+        """Ask the realm for a number under which this device can be found for a while."""
+        return self._ask(lambda client: client.open_window())
+
+    def close_window(self) -> None:
+        """Ask the realm that this device be found no more."""
+        if self._client is not None and self.is_up:
+            self._client.close_window()
+            self._later(0, self._flush)
+
+    def find_window(self, number: int) -> Deferred[WindowFound]:
+        """Ask the realm which device has a number."""
+        return self._ask(lambda client: client.find_window(number))
+
+    def _ask(self, ask: Callable[[RealmClient], int]) -> Deferred[Any]:
+        if self._client is None or not self.is_up:
+            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
+        self._later(0, self._flush)
+        return self._requests.add(ask(self._client))
 
     def cut(self) -> None:
         """Lose the connection without a word to either side."""
@@ -248,6 +270,8 @@ class MemoryLink:
                     self._owner.link_up(self)
                 case Delivered():
                     self._owner.content_received(self, event.source_device, event.content)
+                case Answered():
+                    self._requests.answered(event)
                 case Refused():
                     self._refused(event.error, event.closes)
         self._flush()
@@ -272,6 +296,7 @@ class MemoryLink:
         was_up, self.is_up = self.is_up, False
         self.problem = problem
         self._backoff.disconnected(self._clock.seconds())
+        self._requests.lost()
         if conversation is not None:
             self._realm.lost(self, conversation)
         if was_up:

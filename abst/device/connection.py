@@ -20,17 +20,22 @@ from twisted.python.failure import Failure
 
 from abst import codec
 from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
+from abst.device.introduction import Household, Introduction, Stage
 from abst.device.link import Link, next_wait_seconds
+from abst.device.pairing import PAIRING_SECONDS
 from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.protocol import DeviceProtocol
 from abst.device.session import Session
+from abst.device.session_store import SavedSession, SessionStore
 from abst.device_id import DeviceID
 from abst.errors import (
     AbstError,
     Code,
+    DatabaseError,
     LocalProtocolError,
     NotTrustedError,
+    PairingError,
     PeerUnreachableError,
     RemoteProtocolError,
     SessionEndedError,
@@ -41,10 +46,8 @@ from abst.packets import (
     CHANNEL_NUMBER_BYTES,
     FIRST_APPLICATION_ID,
     LAST_PACKET_ID,
-    PROTOCOL_VERSION,
     SESSION_ID_BYTES,
     Application,
-    DeviceHello,
     Error,
     Heartbeat,
     Packet,
@@ -64,15 +67,17 @@ LOST_DIAL_SECONDS: Final = 1.0
 """A dial unanswered for so long was lost, when the device that should answer dials by itself."""
 
 
-class Owner(Protocol):
+class Owner(Household, Protocol):
     """What a connection needs of its device."""
 
     reactor: Any
-    device_id: DeviceID
     contexts: ChannelContexts
     session_seconds: float
-    random_bytes: Callable[[int], bytes]
     random_fraction: Callable[[], float]
+    store: SessionStore | None
+    ended_sessions: dict[bytes, tuple[bytes, int]]
+    """By peer, the ID of a session that has ended here and what was received of it: the peer may
+    not know yet, and would send again in the next one what was handled in that one."""
 
     def links_up(self) -> list[Link]:
         """Return the links that a peer could be reached over, best first."""
@@ -80,17 +85,11 @@ class Owner(Protocol):
     def why_unreachable(self) -> str:
         """Return one line on why no link is up."""
 
-    def peer_of(self, device_id: bytes) -> Peer | None:
-        """Return a trusted device, or None."""
-
-    def own_hello(self, session: bytes, received: int, *, paired: bool) -> DeviceHello:
-        """Return this device's Hello."""
-
-    def met(self, device_id: DeviceID, key: bytes, name: str) -> None:
-        """Note what a trusted device has shown."""
-
     def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
         """Return the application's protocol for a new session."""
+
+    def storage_failed(self, problem: AbstError) -> None:
+        """Take every session back to what is on disk: writing has failed."""
 
     def connection_idle(self, connection: PeerConnection) -> None:
         """Forget a connection that has nothing left."""
@@ -98,18 +97,28 @@ class Owner(Protocol):
 
 @dataclass(slots=True)
 class Leg:
-    """A channel and the link that carries it.
+    """A channel, the link that carries it, and its introduction.
 
     Attributes:
-        hello_sent: whether this end's Hello is out.
-        active: both Hellos are exchanged: the session may use it.
+        active: the session uses it.
+        buries: it tells the peer that the session that it asks for has ended here.
+        sent_at: when bytes last went out.
     """
 
     channel: Channel
     link: Link
-    hello_sent: bool = False
+    introduction: Introduction
     active: bool = False
+    buries: bool = False
     sent_at: float = 0.0
+
+    @property
+    def introduction_ends_at(self) -> float:
+        """When the channel is given up if the session may not use it by then."""
+        patience = HANDSHAKE_SECONDS
+        if self.introduction.stage is Stage.PAIRING:
+            patience = PAIRING_SECONDS
+        return self.channel.opened_at + patience
 
 
 @dataclass
@@ -147,6 +156,9 @@ class PeerConnection:
         self._give_up_at = math.inf
         self._expires_at = math.inf
         self._ending = False
+        self._transport: _Transport | None = None
+        self._is_pairing = False
+        self._stored_received = 0
         self._stopped = False
         self._flush_call: Any = None
         self._timer: Any = None
@@ -163,6 +175,75 @@ class PeerConnection:
         """What carries the session; None while nothing does."""
         return self._active.link.path if self._active is not None else None
 
+    def is_written_by(self, transport: object) -> bool:
+        """Tell whether a transport is that of the session that lives now."""
+        return transport is self._transport
+
+    def open(self) -> DeviceProtocol | None:
+        """Return the session's protocol at once; what is sent waits until a channel carries it."""
+        if self.session is None:
+            self._make_protocol(self._make_session(self._owner.random_bytes(SESSION_ID_BYTES)))
+            self._expires_at = self._now() + self._owner.session_seconds
+            if not self._legs:
+                self._dial()
+            self._flush_soon()
+        return None if self._ending else self.protocol
+
+    def restore(self, saved: SavedSession) -> None:
+        """Go on with a session where it stood before a restart."""
+        session = self._restored(saved)
+        # Whoever waited for these is gone with the former process.
+        self._pending.sent.extend(Deferred() for _ in saved.packets)
+        self._expires_at = self._now() + self._owner.session_seconds
+        self._make_protocol(session)
+
+    def reload(self, problem: AbstError) -> None:
+        """Take the session back to what is on disk; what is not there was never sent."""
+        if self._active is not None:
+            self._drop(self._active, problem)
+        store, session = self._owner.store, self.session
+        if store is None or session is None:
+            return
+        saved = store.load_one(self.device_id)
+        if saved is None or saved.session_id != session.session_id:
+            self._end_session(SessionEndedError(str(problem), session.unacknowledged))
+            return
+        self._restored(saved)
+        while len(self._pending.sent) > len(saved.packets):
+            self._pending.sent.pop().errback(problem)
+        self._redial_later()
+        self._arm()
+
+    def _restored(self, saved: SavedSession) -> Session:
+        self.session = Session(saved.session_id, saved.received, saved.acknowledged, saved.packets)
+        self._stored_received = saved.received
+        return self.session
+
+    def pair(self) -> Deferred[DeviceProtocol]:
+        """Dial, to pair on the channel; the Deferred is that of ``connect``."""
+        self._is_pairing = True
+        return self.connect()
+
+    def probe(self) -> None:
+        """Dial once, to say Hello; nothing is tried again when nobody answers."""
+        if not self._legs:
+            self._dial()
+            self._settle()
+
+    def person_says(self, same: bool) -> None:
+        """Take the person's word on the words that were shown."""
+        for leg in list(self._legs.values()):
+            leg.introduction.person_says(same)
+        self._settle()
+
+    def cancel_pairing(self) -> None:
+        """End the attempt to pair: the person has gone away."""
+        self._is_pairing = False
+        for leg in list(self._legs.values()):
+            leg.introduction.cancel()
+        self._fail_connects(PairingError(str(Code.NOT_CONFIRMED)))
+        self._settle()
+
     def connect(self) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the session's protocol once a channel carries it."""
         waiting: Deferred[DeviceProtocol] = Deferred()
@@ -171,6 +252,8 @@ class PeerConnection:
             return waiting
         self._pending.connects.append(waiting)
         patience = CONNECT_SECONDS * max(1, len(self._owner.links_up()))
+        if self._is_pairing:
+            patience = PAIRING_SECONDS
         self._give_up_at = min(self._give_up_at, self._now() + patience)
         if not self._legs:
             self._dial()
@@ -186,11 +269,34 @@ class PeerConnection:
             )
         if self.session is None or self._ending:
             raise LocalProtocolError("the session has ended")
-        self.session.add(codec.encode(Application(packet_id, content)))
+        packet = codec.encode(Application(packet_id, content))
+        number = self.session.add(packet)
+        self._write(lambda store: store.sent(self.device_id, number, packet))
         acknowledged: Deferred[None] = Deferred()
         self._pending.sent.append(acknowledged)
         self._flush_soon()
         return acknowledged
+
+    def waiting(self) -> list[tuple[int, int, Any, bool]]:
+        """Return what is not acknowledged: number, packet id, content, and whether it is out."""
+        if self.session is None:
+            return []
+        found = []
+        for number, packet, is_out in self.session.waiting():
+            decoded = codec.decode(packet)
+            found.append((number, decoded["packet_id"], decoded["content"], is_out))
+        return found
+
+    def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
+        """Put another packet in the place of one that has not left yet; False when it has."""
+        if self.session is None:
+            return False
+        packet = codec.encode(Application(packet_id, content))
+        if not self.session.replace(number, packet):
+            return False
+        self._write(lambda store: store.replace(self.device_id, number, packet))
+        self._flush_soon()
+        return True
 
     def ping(self) -> Deferred[float]:
         """Return a Deferred of the round-trip time in seconds."""
@@ -223,6 +329,8 @@ class PeerConnection:
         if leg is None or leg.link is not link:
             return
         if not records:
+            if leg.buries:
+                self._owner.ended_sessions.pop(self.device_id, None)
             self._drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
         else:
             self._receive(leg, records)
@@ -253,7 +361,10 @@ class PeerConnection:
         self._settle()
 
     def stop(self) -> None:
-        """Close everything now; the session ends."""
+        """Close everything now; the session ends, unless it is stored and goes on later."""
+        if self._owner.store is not None:
+            self._commit()
+            self.session = self.protocol = None
         self._stopped = True
         self._send_heartbeat(end=True)
         self._end_session(SessionEndedError("this device stops", self._unacknowledged()))
@@ -321,7 +432,8 @@ class PeerConnection:
         )
 
     def _add(self, channel: Channel, link: Link) -> Leg:
-        leg = Leg(channel, link, sent_at=self._now())
+        introduction = Introduction(self._owner, self, self.device_id, channel)
+        leg = Leg(channel, link, introduction, sent_at=self._now())
         self._legs[channel.number] = leg
         return leg
 
@@ -359,8 +471,9 @@ class PeerConnection:
         now = self._now()
         channel = leg.channel
         found = channel.receive_data(records, now)
-        if channel.state is ChannelState.OPEN and channel.dialled and not leg.hello_sent:
-            self._say_hello(leg)
+        is_open = channel.state is ChannelState.OPEN
+        if is_open and channel.dialled and not leg.introduction.hello_sent:
+            leg.introduction.begin()
         for packet, size in found:
             if channel.number not in self._legs:
                 return
@@ -375,99 +488,124 @@ class PeerConnection:
     def _take(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
         session = self.session
         match packet:
-            case DeviceHello() if not leg.active:
-                self._take_hello(leg, packet)
-            case Heartbeat() if leg.active and session is not None:
+            case Heartbeat() if leg.buries:
+                if packet.end:
+                    self._owner.ended_sessions.pop(self.device_id, None)
+                    self._drop(leg, PeerUnreachableError("the session has ended"))
+            case Application() if leg.buries:
+                pass  # Its count stays as it is, so that nothing is acknowledged that is lost.
+            case _ if not leg.active:
+                leg.introduction.take(packet, now)
+            case Heartbeat() if session is not None:
                 self._take_heartbeat(session, packet)
-            case Application() if leg.active and session is not None:
-                session.packet_received(size, now)
+            case Application() if session is not None:
+                # Nobody takes it when the application has refused the session: it does not count.
                 if self.protocol is not None:
+                    session.packet_received(size, now)
                     self._call(self.protocol.packetReceived, packet.id, packet.content)
             case _:
                 raise RemoteProtocolError(Code.HELLO_FIRST, "Hello is the first packet, and once")
 
-    def _say_hello(self, leg: Leg) -> None:
-        session = self.session
-        session_id = (
-            self._owner.random_bytes(SESSION_ID_BYTES) if session is None else session.session_id
-        )
-        received = 0 if session is None else session.received
-        self._send_hello(leg, session_id, received, paired=True)
+    # For introductions.
 
-    def _send_hello(self, leg: Leg, session_id: bytes, received: int, *, paired: bool) -> None:
-        hello = self._owner.own_hello(session_id, received, paired=paired)
-        leg.channel.send(codec.encode(hello))
-        leg.hello_sent = True
+    def own_session(self) -> tuple[bytes, int]:
+        """Return the session ID to propose, and what has been received of it."""
+        if self.device_id in self._owner.ended_sessions:
+            return self._owner.ended_sessions[self.device_id]
+        if self.session is None:
+            return self._owner.random_bytes(SESSION_ID_BYTES), 0
+        return self.session.session_id, self.session.received
 
-    def _take_hello(self, leg: Leg, hello: DeviceHello) -> None:
-        if hello.device_id != self.device_id:
-            raise RemoteProtocolError(Code.WRONG_DEVICE, "Hello names another device")
-        if hello.version < PROTOCOL_VERSION:
-            raise RemoteProtocolError(Code.WRONG_VERSION, f"version {PROTOCOL_VERSION} is needed")
-        trusted = self._owner.peer_of(self.device_id) is not None
-        if not (trusted and hello.paired):
-            if not leg.channel.dialled:
-                self._send_hello(leg, hello.session, 0, paired=trusted)
-            self._not_trusted(leg, theirs=trusted)
-            return
-        self._owner.met(self.device_id, leg.channel.peer_key, hello.name)
+    def agree_on_session(self, proposed: bytes) -> tuple[bytes, int]:
+        """Return the session ID that counts, and what has been received of it."""
         session = self.session
-        if session is not None and session.session_id == hello.session:
-            self._resume_session(leg, session, hello.received)
+        ended = self._owner.ended_sessions.get(self.device_id)
+        if ended is not None and ended[0] == proposed:
+            return ended
+        if session is None or session.session_id != proposed:
+            return self._owner.random_bytes(SESSION_ID_BYTES), 0
+        if self._active is not None:
+            # What still came there would be counted twice: the dialler sends it again.
+            self._drop(self._active, PeerUnreachableError("the other side has dialled anew"))
+        return session.session_id, session.received
+
+    def introduced(self, introduction: Introduction) -> None:
+        """Let the session that the Hellos agreed on use the channel."""
+        leg = self._legs[introduction.channel.number]
+        self._is_pairing = False
+        session = self.session
+        ended = self._owner.ended_sessions.get(self.device_id)
+        if ended is not None and ended[0] == introduction.session_id:
+            leg.buries = True
+            leg.channel.send(codec.encode(Heartbeat(ended[1], end=True)))
             return
-        session_id = hello.session
-        if not leg.channel.dialled:
-            session_id = self._owner.random_bytes(SESSION_ID_BYTES)
-            self._send_hello(leg, session_id, 0, paired=True)
-        if session is not None:
+        self._owner.ended_sessions.pop(self.device_id, None)
+        if session is not None and not session.has_progressed and not self._ending:
+            # Nothing has come across in it, so what waits may go on under the ID agreed on.
+            if session.session_id != introduction.session_id:
+                session.session_id = introduction.session_id
+                self._write(lambda store: store.rename(self.device_id, introduction.session_id))
+        elif session is not None and session.session_id != introduction.session_id:
             lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
-            self._end_session(lost if session.unacknowledged or not self._ending else None)
+            problem = lost if session.unacknowledged or not self._ending else None
+            self._end_session(problem, known_there=True)
+            session = None
         # The application was called just now, and may have given up the peer.
-        if leg.channel.number in self._legs:
-            self._begin_session(leg, session_id)
+        if leg.channel.number not in self._legs:
+            return
+        if session is not None:
+            self._resume_session(leg, session, introduction.peer_received)
+            return
+        session = self._make_session(introduction.session_id)
+        self._activate(leg)
+        self._make_protocol(session)
+        if self.session is session and self.protocol is not None:
+            self._fulfil_connects(self.protocol)
 
-    def _not_trusted(self, leg: Leg, *, theirs: bool) -> None:
-        if theirs:
-            problem = NotTrustedError(
-                f"{self.peer} does not trust this device yet: on {self.peer}, run "
-                f"'abst trust {self._own_id()}'",
-                theirs=True,
-            )
-        else:
-            problem = NotTrustedError("this device does not trust the other one", theirs=False)
-        self._drop(leg, problem)
+    def estranged(self, introduction: Introduction, problem: NotTrustedError) -> None:
+        """Be done with the other device: one of the two does not trust the other."""
+        self._drop(self._legs[introduction.channel.number], problem)
         self._end_session(
             SessionEndedError(f"{self.peer} does not trust this device", self._unacknowledged())
         )
         self._fail_connects(problem)
 
-    def _own_id(self) -> str:
-        return str(self._owner.device_id)
+    def unpaired(self, introduction: Introduction, problem: AbstError) -> None:
+        """Close a channel that was for pairing alone."""
+        self._is_pairing = False
+        leg = self._legs.get(introduction.channel.number)
+        if leg is not None:
+            self._drop(leg, problem)
+        self._fail_connects(problem)
 
-    def _begin_session(self, leg: Leg, session_id: bytes) -> None:
-        protocol = self._owner.build_protocol(self.peer)
-        if leg.channel.number not in self._legs:
-            return
+    # The session.
+
+    def _make_session(self, session_id: bytes) -> Session:
         session = self.session = Session(session_id)
+        self._stored_received = 0
+        self._write(lambda store: store.begin(self.device_id, session_id))
+        return session
+
+    def _make_protocol(self, session: Session) -> None:
+        protocol = self._owner.build_protocol(self.peer)
+        if self.session is not session:
+            return
         self.protocol = protocol
         self._ending = protocol is None
-        self._activate(leg)
         if protocol is None:
             self._fail_connects(
                 PeerUnreachableError(f"the application refuses a session with {self.peer}")
             )
             return
-        self._call(protocol.makeConnection, _Transport(self, session))
-        self._fulfil_connects(protocol)
+        self._transport = _Transport(self)
+        self._call(protocol.makeConnection, self._transport)
 
     def _resume_session(self, leg: Leg, session: Session, received: int) -> None:
         try:
-            acknowledged = self._take_acknowledged(session.resume(received))
+            acknowledged = self._take_acknowledged(session, session.resume(received))
         except RemoteProtocolError as problem:
             self._end_session(self._broken(problem))
             raise
-        if not leg.channel.dialled:
-            self._send_hello(leg, session.session_id, session.received, paired=True)
         self._activate(leg)
         protocol = self.protocol
         if protocol is not None:
@@ -476,6 +614,28 @@ class PeerConnection:
                 self._fulfil_connects(protocol)
         for deferred in acknowledged:
             deferred.callback(None)
+
+    # Storage.
+
+    def _write(self, change: Callable[[SessionStore], None]) -> None:
+        """Write a change of the session; the next ``_commit`` makes it durable."""
+        store = self._owner.store
+        if store is None:
+            return
+        try:
+            change(store)
+        except DatabaseError as problem:
+            self._owner.storage_failed(problem)
+
+    def _commit(self) -> None:
+        """Make what has happened durable, before anything that follows from it leaves."""
+        if self._owner.store is None:
+            return
+        session = self.session
+        if session is not None and session.received != self._stored_received:
+            self._stored_received = session.received
+            self._write(lambda store: store.received(self.device_id, session.received))
+        self._write(lambda store: store.commit())
 
     def _activate(self, leg: Leg) -> None:
         older, self._active = self._active, leg
@@ -486,7 +646,8 @@ class PeerConnection:
             self._drop(older, PeerUnreachableError("a newer channel took over"))
 
     def _take_heartbeat(self, session: Session, heartbeat: Heartbeat) -> None:
-        for deferred in self._take_acknowledged(session.acknowledge(heartbeat.received)):
+        count = session.acknowledge(heartbeat.received)
+        for deferred in self._take_acknowledged(session, count):
             deferred.callback(None)
         if heartbeat.pong in self._pending.pings:
             begun, answered = self._pending.pings.pop(heartbeat.pong)
@@ -496,10 +657,13 @@ class PeerConnection:
         if heartbeat.ping is not None:
             self._send_heartbeat(pong=heartbeat.ping)
         if heartbeat.end:
-            self._end_session(None)
+            self._end_session(None, known_there=True)
 
-    def _take_acknowledged(self, count: int) -> list[Deferred[None]]:
+    def _take_acknowledged(self, session: Session, count: int) -> list[Deferred[None]]:
         """Return who is to be told; telling comes last, since anything may follow from it."""
+        if count:
+            total = session.acknowledged
+            self._write(lambda store: store.acknowledged(self.device_id, total))
         return [self._pending.sent.popleft() for _ in range(count)]
 
     # Losing.
@@ -527,6 +691,7 @@ class PeerConnection:
         leg.channel.close(problem)
         self._flush_leg(leg)
         self._reset(leg.link, leg.channel.number)
+        leg.introduction.channel_lost()
         if leg is not self._active:
             return
         self._active = None
@@ -545,12 +710,18 @@ class PeerConnection:
         if link.is_up:
             link.send(self.device_id, number)
 
-    def _end_session(self, problem: SessionEndedError | None) -> None:
+    def _end_session(
+        self, problem: SessionEndedError | None, *, known_there: bool = False
+    ) -> None:
         """End the session: by agreement when there is no problem."""
         if self.session is None:
             return
+        if self.session.received and not known_there:
+            ended = (self.session.session_id, self.session.received)
+            self._owner.ended_sessions[self.device_id] = ended
         lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
-        self.session = None
+        self._write(lambda store: store.end(self.device_id))
+        self.session = self._transport = None
         protocol, self.protocol = self.protocol, None
         sent, self._pending.sent = self._pending.sent, deque()
         self._expires_at = self._redial_at = math.inf
@@ -608,6 +779,7 @@ class PeerConnection:
         """Send what is due, see that a way is being looked for, forget what is over, re-arm."""
         if self._stopped:
             return
+        self._commit()
         if self._active is not None and self.session is not None:
             self._send_session(self._active, self.session, self._now())
         for leg in list(self._legs.values()):
@@ -644,7 +816,7 @@ class PeerConnection:
             if leg.active:
                 due = min(due, leg.channel.heard_at + DEAD_SECONDS)
             else:
-                due = min(due, leg.channel.opened_at + HANDSHAKE_SECONDS)
+                due = min(due, leg.introduction_ends_at)
         if self._active is not None and self.session is not None:
             due = min(due, self._active.sent_at + HEARTBEAT_SECONDS)
             acknowledge_at = self.session.next_deadline()
@@ -678,7 +850,7 @@ class PeerConnection:
     def _look(self, leg: Leg, now: float) -> None:
         if leg.active and now >= leg.channel.heard_at + DEAD_SECONDS:
             self._lose(leg, PeerUnreachableError(f"{self.peer} has been silent for too long"))
-        elif not leg.active and now >= leg.channel.opened_at + HANDSHAKE_SECONDS:
+        elif not leg.active and now >= leg.introduction_ends_at:
             self._lose(leg, PeerUnreachableError(f"{self.peer} did not finish its handshake"))
 
     def _why_unreachable(self) -> str:
@@ -708,6 +880,9 @@ class PeerConnection:
         """Call an application's hook; what it raises is logged and ends nothing."""
         try:
             hook(*args)
+        except DatabaseError as problem:
+            # What the hook wrote is undone with the session's own counts, and comes again.
+            self._owner.storage_failed(problem)
         except Exception:
             self._log_failure()
 
@@ -718,9 +893,8 @@ class PeerConnection:
 class _Transport:
     """What one protocol writes to: the connection, for as long as its session lives."""
 
-    def __init__(self, connection: PeerConnection, session: Session) -> None:
+    def __init__(self, connection: PeerConnection) -> None:
         self._connection = connection
-        self._session = session
 
     @property
     def peer(self) -> Peer:
@@ -735,6 +909,12 @@ class _Transport:
             raise LocalProtocolError("the session has ended")
         return self._connection.send_packet(packet_id, content)
 
+    def waiting(self) -> list[tuple[int, int, Any, bool]]:
+        return self._connection.waiting() if self._is_alive() else []
+
+    def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
+        return self._is_alive() and self._connection.replace_packet(number, packet_id, content)
+
     def ping(self) -> Deferred[float]:
         if not self._is_alive():
             return fail(PeerUnreachableError(f"{self.peer}: the session has ended"))
@@ -745,4 +925,4 @@ class _Transport:
             self._connection.end()
 
     def _is_alive(self) -> bool:
-        return self._connection.session is self._session
+        return self._connection.is_written_by(self)

@@ -18,8 +18,10 @@ from abst.address import RealmAddress
 from abst.device.channel import begins_channel, split_content
 from abst.device.connection import SESSION_SECONDS, PeerConnection
 from abst.device.link import Link, LinkOwner, RealmLink
+from abst.device.pairing_attempt import PairingAttempt, PairingObserver, PairingTarget
 from abst.device.peers import Peer, PeerBook
 from abst.device.protocol import DeviceFactory, DeviceProtocol
+from abst.device.session_store import SessionStore
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import (
     AbstError,
@@ -50,6 +52,7 @@ class Device(Service):
         name: what it calls itself to its peers.
         session_seconds: how long a session waits for a new path after it has lost the last one.
         make_link: makes the connection to a realm; ``abst.testing`` has one in memory.
+        store: where sessions survive restarts; None keeps them in memory.
 
     Attributes:
         identity: who it is.
@@ -70,10 +73,12 @@ class Device(Service):
         name: str = "",
         session_seconds: float = SESSION_SECONDS,
         make_link: LinkMaker = RealmLink,
+        store: SessionStore | None = None,
     ) -> None:
         self.reactor = reactor
         self.identity = identity
         self.device_id = identity.device_id
+        self.public_key = identity.public_key
         self.device_name = name[:MAX_NAME_CHARACTERS]
         self.factory = factory
         self.peers = peers if peers is not None else PeerBook()
@@ -82,7 +87,10 @@ class Device(Service):
         self.session_seconds = session_seconds
         self.random_bytes = os.urandom
         self.random_fraction = random.random
+        self.store = store
+        self.ended_sessions: dict[bytes, tuple[bytes, int]] = {}
         self._make_link = make_link
+        self._pairing: PairingAttempt | None = None
         self._connections: dict[bytes, PeerConnection] = {}
         for address in realms:
             self.addRealm(address)
@@ -92,6 +100,7 @@ class Device(Service):
     def startService(self) -> None:
         """Connect to every realm."""
         super().startService()
+        self._restore_sessions()
         for link in self.links.values():
             link.start()
 
@@ -141,6 +150,7 @@ class Device(Service):
             connection = self._connections.get(device_id)
             if connection is not None:
                 connection.forget("this device has forgotten the other one")
+            self.ended_sessions.pop(device_id, None)
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the protocol of the session with a peer.
@@ -150,7 +160,8 @@ class Device(Service):
         """
         if not self.running:
             return fail(PeerUnreachableError("this device is not running"))
-        if self.peers.get(device_id) is None:
+        peer = self.peers.get(device_id)
+        if peer is None or not peer.is_trusted:
             return fail(
                 NotTrustedError(f"{device_id} is not trusted here: 'abst trust' it", theirs=False)
             )
@@ -158,19 +169,75 @@ class Device(Service):
             return fail(
                 PeerUnreachableError("this device has no realm: 'abst realm add ADDRESS' adds one")
             )
-        return self._connection(device_id).connect()
+        return self.connection(device_id).connect()
+
+    def open(self, device_id: DeviceID) -> DeviceProtocol:
+        """Return the protocol of the session with a peer at once, also while it is away.
+
+        What is sent waits until the peer is there, within the session's bounds.
+
+        Raises:
+            NotTrustedError: the device is not trusted.
+            AbstError: the application's factory refuses the session.
+        """
+        peer = self.peers.get(device_id)
+        if peer is None or not peer.is_trusted:
+            raise NotTrustedError(f"{device_id} is not trusted here: pair with it", theirs=False)
+        protocol = self.connection(device_id).open()
+        if protocol is None:
+            raise AbstError("this application refuses the session")
+        return protocol
 
     def session_with(self, device_id: DeviceID) -> DeviceProtocol | None:
         """Return the protocol of a session that exists already, or None."""
         connection = self._connections.get(device_id)
         return None if connection is None else connection.protocol
 
+    def open_pairing(self, observer: PairingObserver) -> PairingAttempt:
+        """Let another device pair with this one, for a minute.
+
+        Args:
+            observer: is told what to show, and what comes of it.
+
+        Raises:
+            PairingError: another attempt is going on.
+        """
+        return self._start_pairing(PairingAttempt(self, observer, target=None))
+
+    def pair_with(self, target: PairingTarget, observer: PairingObserver) -> PairingAttempt:
+        """Pair with a device that shows a code or a link, or whose ID is known.
+
+        Args:
+            target: what ``pairing_attempt.parse_target`` has made of what the person typed.
+            observer: is told what to show, and what comes of it.
+
+        Raises:
+            PairingError: another attempt is going on.
+        """
+        return self._start_pairing(PairingAttempt(self, observer, target=target))
+
+    def _start_pairing(self, attempt: PairingAttempt) -> PairingAttempt:
+        if self._pairing is not None:
+            raise AbstError("this device is being paired already: finish or cancel that first")
+        self._pairing = attempt
+        attempt.start()
+        return attempt
+
+    def pairing_over(self, attempt: PairingAttempt) -> None:
+        """Forget an attempt that has come to its end."""
+        if self._pairing is attempt:
+            self._pairing = None
+
     # For links.
 
     def link_up(self, link: Link) -> None:
-        """A realm has accepted this device."""
+        """A realm has accepted this device: say Hello to its peers, and dial who is waited for."""
         if not self.running:
             return
+        for peer in self.peers.all():
+            if peer.device_id not in self._connections:
+                # Whoever has something waiting for this device learns that it is back.
+                self.connection(peer.device_id).probe()
         for connection in list(self._connections.values()):
             connection.link_up(link)
 
@@ -195,7 +262,7 @@ class Device(Service):
                 return
             if connection is None and not self._admits(source_device):
                 return
-        self._connection(source_device).content_received(link, number, records)
+        self.connection(source_device).content_received(link, number, records)
 
     def content_refused(self, link: Link, error: Error) -> None:
         """Tell the connection whose bytes the realm dropped."""
@@ -232,13 +299,29 @@ class Device(Service):
             realms=[str(address) for address in self.links][:16] if paired else [],
         )
 
-    def met(self, device_id: DeviceID, key: bytes, name: str) -> None:
-        """Note what a trusted device has shown."""
+    def pairing_with(self, device_id: DeviceID) -> PairingAttempt | None:
+        """Return the attempt to pair that another device may take part in, or None."""
+        attempt = self._pairing
+        return attempt if attempt is not None and attempt.admits(device_id) else None
+
+    def not_paired_there(self, device_id: DeviceID) -> None:
+        """Forget a pending pairing that the other device has not stored."""
         try:
+            self.peers.drop_pending(device_id)
+        except AbstError as error:
+            self.log.error("a pending pairing stays: {error}", error=str(error))
+
+    def met(self, device_id: DeviceID, key: bytes, name: str, pairing_key: bytes) -> None:
+        """Note what a device has shown that has passed the Key check."""
+        try:
+            self.peers.settle(device_id, pairing_key)
             self.peers.met(device_id, key, name)
         except AbstError as error:
             # A full disk is no reason to lose a session; the key is pinned in memory already.
             self.log.error("a peer's key is not saved: {error}", error=str(error))
+        peer = self.peers.get(device_id)
+        if self._pairing is not None and peer is not None and self._pairing.concerns(device_id):
+            self._pairing.paired(peer)
 
     def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
         """Return the application's protocol for a new session; None when it has none or fails."""
@@ -253,9 +336,26 @@ class Device(Service):
         if self._connections.get(connection.device_id) is connection:
             del self._connections[connection.device_id]
 
+    def storage_failed(self, problem: AbstError) -> None:
+        """Take every session back to what is on disk: writing has failed."""
+        self.log.error("sessions cannot be stored: {problem}", problem=str(problem))
+        for connection in list(self._connections.values()):
+            connection.reload(problem)
+
     # Inside.
 
-    def _connection(self, device_id: bytes) -> PeerConnection:
+    def _restore_sessions(self) -> None:
+        if self.store is None:
+            return
+        for saved in self.store.load():
+            if self.peers.get(saved.device_id) is None:
+                self.store.end(saved.device_id)
+            else:
+                self.connection(saved.device_id).restore(saved)
+        self.store.commit()
+
+    def connection(self, device_id: bytes) -> PeerConnection:
+        """Return the connection of a device, a new one when there is none."""
         connection = self._connections.get(device_id)
         if connection is None:
             connection = self._connections[device_id] = PeerConnection(self, DeviceID(device_id))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from twisted.application.internet import ClientService
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
@@ -27,10 +27,11 @@ from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
 from abst.device.paths import Path
-from abst.device.realm_client import Delivered, RealmClient, Refused, Welcomed
-from abst.errors import AbstError, RemoteProtocolError, explain
+from abst.device.realm_client import Answered, Delivered, RealmClient, Refused, Welcomed
+from abst.device.requests import Requests
+from abst.errors import AbstError, PeerUnreachableError, RemoteProtocolError, explain
 from abst.identity import Identity
-from abst.packets import Error
+from abst.packets import Error, WindowFound, WindowOpened
 from abst.tls import realm_client_creator
 
 FIRST_WAIT_SECONDS: Final = 1.0
@@ -80,6 +81,15 @@ class Link(Protocol):
 
     def send(self, target_device: bytes, content: bytes) -> None:
         """Send bytes to another device; what cannot be sent is lost, and the owner is told."""
+
+    def open_window(self) -> Deferred[WindowOpened]:
+        """Ask the realm for a number under which this device can be found for a while."""
+
+    def close_window(self) -> None:
+        """Ask the realm that this device be found no more."""
+
+    def find_window(self, number: int) -> Deferred[WindowFound]:
+        """Ask the realm which device has a number."""
 
 
 def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: float) -> float:
@@ -200,6 +210,24 @@ class RealmLink:
         if self._protocol is not None and self.is_up:
             self._protocol.send(target_device, content)
 
+    def open_window(self) -> Deferred[WindowOpened]:
+        """Ask the realm for a number under which this device can be found for a while."""
+        return self._ask(lambda protocol: protocol.open_window())
+
+    def close_window(self) -> None:
+        """Ask the realm that this device be found no more."""
+        if self._protocol is not None and self.is_up:
+            self._protocol.close_window()
+
+    def find_window(self, number: int) -> Deferred[WindowFound]:
+        """Ask the realm which device has a number."""
+        return self._ask(lambda protocol: protocol.find_window(number))
+
+    def _ask(self, ask: Callable[[_LinkProtocol], Deferred[Any]]) -> Deferred[Any]:
+        if self._protocol is None or not self.is_up:
+            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
+        return ask(self._protocol)
+
     # What the protocol tells.
 
     def connected(self, protocol: _LinkProtocol) -> None:
@@ -298,6 +326,7 @@ class _LinkProtocol(TwistedProtocol):
         self._client: RealmClient | None = None
         self._timer: Any = None
         self._last_words: str | None = None
+        self._requests = Requests()
         self._flushing = False
 
     def connectionMade(self) -> None:
@@ -322,6 +351,24 @@ class _LinkProtocol(TwistedProtocol):
             self._flushing = True
             self._reactor.callLater(0, self._settle)
 
+    def open_window(self) -> Deferred[Any]:
+        assert self._client is not None
+        return self._asked(self._client.open_window())
+
+    def find_window(self, number: int) -> Deferred[Any]:
+        assert self._client is not None
+        return self._asked(self._client.find_window(number))
+
+    def close_window(self) -> None:
+        if self._client is not None:
+            self._client.close_window()
+            self._settle()
+
+    def _asked(self, request: int) -> Deferred[Any]:
+        answer = self._requests.add(request)
+        self._settle()
+        return answer
+
     def flush(self) -> None:
         self._settle()
 
@@ -329,6 +376,7 @@ class _LinkProtocol(TwistedProtocol):
         self._client = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+        self._requests.lost()
         self._link.disconnected(self._last_words or connect_problem(reason, self._link.address))
 
     def _settle(self) -> None:
@@ -344,6 +392,8 @@ class _LinkProtocol(TwistedProtocol):
                     self._link.owner.content_received(
                         self._link, event.source_device, event.content
                     )
+                case Answered():
+                    self._requests.answered(event)
                 case Refused():
                     if event.closes:
                         self._last_words = explain(event.error.code, event.error.reason)

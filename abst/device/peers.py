@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from abst.address import format_pin, pin_of_key
+from abst.device.key_check import trust_key
 from abst.device_id import DeviceID
 from abst.errors import AbstError, WrongKeyError
 from abst.packets import MAX_NAME_CHARACTERS
@@ -19,14 +20,29 @@ class Peer:
         device_id: its ID.
         name: what it calls itself, or what it was called here; may be empty.
         public_key: its whole key (DER SubjectPublicKeyInfo), pinned once it has been seen.
+        is_trusted: False while the only pairing with it is pending.
+        pairing_key: 32 bytes that both devices hold since they were paired; None when they trust
+            each other by ID alone.
+        pending_key: the same of a pairing of which it is not known yet whether the other device
+            has stored it too.
     """
 
     device_id: DeviceID
     name: str = ""
     public_key: bytes | None = None
+    is_trusted: bool = True
+    pairing_key: bytes | None = None
+    pending_key: bytes | None = None
 
     def __str__(self) -> str:
         return self.name or str(self.device_id)
+
+    def pairing_keys(self, own_id: bytes) -> list[bytes]:
+        """Return the keys with which a Key check with this peer may be made, newest first."""
+        keys = [self.pending_key] if self.pending_key is not None else []
+        if self.is_trusted:
+            keys.append(self.pairing_key or trust_key(own_id, self.device_id))
+        return keys
 
     def check_key(self, key: bytes) -> None:
         """Accept the key that a channel has proved, or refuse it.
@@ -57,13 +73,18 @@ class PeerBook:
         self._changed = changed
 
     def __iter__(self) -> Iterator[Peer]:
-        return iter(sorted(self._peers.values(), key=lambda peer: (peer.name, peer.device_id)))
+        trusted = (peer for peer in self._peers.values() if peer.is_trusted)
+        return iter(sorted(trusted, key=lambda peer: (peer.name, peer.device_id)))
 
     def __len__(self) -> int:
-        return len(self._peers)
+        return sum(peer.is_trusted for peer in self._peers.values())
+
+    def all(self) -> tuple[Peer, ...]:
+        """Return every peer, also those whose pairing is pending, to save the book."""
+        return tuple(self._peers.values())
 
     def get(self, device_id: bytes) -> Peer | None:
-        """Return the peer with an ID, or None when it is not trusted."""
+        """Return the peer with an ID, trusted or pending, or None."""
         return self._peers.get(device_id)  # type: ignore[call-overload, no-any-return]
 
     def find(self, text: str) -> Peer:
@@ -92,8 +113,35 @@ class PeerBook:
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:
         """Trust a device from now on; a device that is trusted keeps its pinned key."""
         known = self._peers.get(device_id)
-        peer = replace(known, name=name or known.name) if known else Peer(device_id, name)
-        return self._put(peer)
+        if known is None:
+            return self._put(Peer(device_id, name))
+        return self._put(replace(known, name=name or known.name, is_trusted=True))
+
+    def pend(self, device_id: DeviceID, key: bytes, pairing_key: bytes, name: str) -> Peer:
+        """Store a new pairing with a device as pending; an older one stays until it is settled."""
+        known = self._peers.get(device_id) or Peer(device_id, is_trusted=False)
+        name = known.name or printable(name).strip()[:MAX_NAME_CHARACTERS]
+        return self._put(replace(known, name=name, public_key=key, pending_key=pairing_key))
+
+    def settle(self, device_id: DeviceID, key: bytes) -> Peer:
+        """Note the key that the peer has just proved to hold: it is the pairing from now on."""
+        known = self._peers[device_id]
+        if known.pending_key is None:
+            return known
+        settled = replace(known, pending_key=None)
+        if key == known.pending_key:
+            settled = replace(settled, pairing_key=key, is_trusted=True)
+        return self._put(settled)
+
+    def drop_pending(self, device_id: DeviceID) -> None:
+        """Forget a pending pairing, which the other device has not stored."""
+        known = self._peers.get(device_id)
+        if known is None or known.pending_key is None:
+            return
+        if known.is_trusted:
+            self._put(replace(known, pending_key=None))
+        else:
+            self.forget(device_id)
 
     def forget(self, device_id: DeviceID) -> None:
         """Stop trusting a device."""

@@ -33,6 +33,12 @@ class SessionTransport(Protocol):
     def ping(self) -> Deferred[float]:
         """Measure the round trip."""
 
+    def waiting(self) -> list[tuple[int, int, Any, bool]]:
+        """Return what is not acknowledged: number, packet id, content, and whether it is out."""
+
+    def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
+        """Put another packet in the place of one that has not left yet; False when it has."""
+
     def end(self) -> None:
         """End the session once everything is acknowledged."""
 

@@ -7,12 +7,23 @@ when silence means that the connection is dead.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from abst import codec, packets
 from abst.errors import MEANINGS, Code, RemoteProtocolError
-from abst.packets import HEADROOM_BYTES, BackHeartbeat, Error, Hello, Send
+from abst.packets import (
+    HEADROOM_BYTES,
+    BackHeartbeat,
+    Error,
+    FindWindow,
+    Hello,
+    OpenWindow,
+    Send,
+    WindowFound,
+    WindowOpened,
+)
 
 ANSWER_SECONDS: Final = 10.0
 """How long the realm has to answer the first Hello."""
@@ -49,7 +60,15 @@ class Refused:
     closes: bool
 
 
-Event = Welcomed | Delivered | Refused
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The realm has answered a request, or refused it with an Error."""
+
+    request: int
+    packet: packets.Packet
+
+
+Event = Welcomed | Delivered | Refused | Answered
 
 
 class RealmClient:
@@ -66,6 +85,7 @@ class RealmClient:
         self._heard_at = now
         self._heartbeat_at = now
         self._requests = 0
+        self._asked: set[int] = set()
         self._say_hello(now)
 
     def receive_data(self, data: bytes, now: float) -> None:
@@ -95,6 +115,18 @@ class RealmClient:
             codec.encode(Send(self._device_id, target_device, content), self._max_packet_bytes)
         )
 
+    def open_window(self) -> int:
+        """Ask to be found under a number; return the request that the answer repeats."""
+        return self._ask(lambda request: OpenWindow(request=request))
+
+    def find_window(self, number: int) -> int:
+        """Ask which device has a number; return the request that the answer repeats."""
+        return self._ask(lambda request: FindWindow(number, request=request))
+
+    def close_window(self) -> None:
+        """Ask not to be found any more."""
+        self._out.append(codec.encode(OpenWindow(close=True)))
+
     def data_to_send(self) -> bytes:
         """Return the bytes to write, b"" when there are none."""
         data = b"".join(self._out)
@@ -122,6 +154,12 @@ class RealmClient:
         # A heartbeat is answered, so this much silence means two lost and some travel time.
         return self._heard_at + (MISSED_HEARTBEATS + 0.25) * self._heartbeat_seconds
 
+    def _ask(self, make: Callable[[int], packets.Packet]) -> int:
+        self._requests += 1
+        self._asked.add(self._requests)
+        self._out.append(codec.encode(make(self._requests)))
+        return self._requests
+
     def _say_hello(self, now: float) -> None:
         self._requests += 1
         self._out.append(codec.encode(Hello(self._device_id, request=self._requests)))
@@ -137,10 +175,19 @@ class RealmClient:
                 )
             case Send() as send:
                 self._events.append(Delivered(send.source_device, send.content))
+            case WindowOpened(request=int() as request) | WindowFound(request=int() as request):
+                self._answered(request, packet)
+            case Error(request=int() as request) if request in self._asked:
+                self._answered(request, packet)
             case Error() as error:
                 known = error.code in Code.__members__.values()
                 closes = MEANINGS[Code(error.code)].closes if known else False
                 self._events.append(Refused(error, closes))
+
+    def _answered(self, request: int, packet: packets.Packet) -> None:
+        if request in self._asked:
+            self._asked.discard(request)
+            self._events.append(Answered(request, packet))
 
     def _take_back_heartbeat(self, back: BackHeartbeat, now: float) -> None:
         self._heartbeat_seconds = max(0.1, min(float(back.heartbeat_seconds), 3600.0))

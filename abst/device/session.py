@@ -8,7 +8,7 @@ packets, and tells it when a channel begins and when one is lost.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from abst.errors import Code, LocalProtocolError, RemoteProtocolError
@@ -19,6 +19,8 @@ MAX_IN_FLIGHT_BYTES: Final = 256 * 1024
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 """Handed in by the application and not acknowledged, in flight or not."""
 
+MAX_WAITING_PACKETS: Final = 20_000
+
 ACK_AFTER_BYTES: Final = 64 * 1024
 ACK_AFTER_PACKETS: Final = 16
 ACK_AFTER_SECONDS: Final = 0.05
@@ -27,20 +29,34 @@ ACK_AFTER_SECONDS: Final = 0.05
 class Session:
     """Both directions of one conversation between two devices' applications.
 
+    Args:
+        session_id: 16 random bytes.
+        received: how many of the other side's packets have come, when it goes on after a restart.
+        acknowledged: how many of this side's packets the other side has, likewise.
+        packets: the encoded packets after those, likewise.
+
     Attributes:
-        session_id: 16 random bytes, the same on both sides.
+        session_id: the same on both sides, once they have agreed on it.
         received: how many of the other side's packets have come.
         acknowledged: how many of this side's packets the other side has.
     """
 
-    def __init__(self, session_id: bytes) -> None:
+    def __init__(
+        self,
+        session_id: bytes,
+        received: int = 0,
+        acknowledged: int = 0,
+        packets: Iterable[bytes] = (),
+    ) -> None:
         self.session_id = session_id
-        self.received = 0
-        self.acknowledged = 0
-        self._kept: deque[bytes] = deque()
-        self._kept_bytes = 0
+        self.received = received
+        self.acknowledged = acknowledged
+        self._kept: deque[bytes] = deque(packets)
+        self._kept_bytes = sum(map(len, self._kept))
         self._in_flight = 0
         self._in_flight_bytes = 0
+        # How many have ever gone out; after a restart nobody knows, so all of them may have.
+        self._sent = self.next_number
         self._unacknowledged_bytes = 0
         self._reported = 0
         self._acknowledge_at: float | None = None
@@ -62,20 +78,42 @@ class Session:
         """Whether another packet would be sent at once rather than wait for acknowledgements."""
         return self._kept_bytes < MAX_IN_FLIGHT_BYTES
 
+    @property
+    def has_progressed(self) -> bool:
+        """Whether anything is known to have come across in it, in either direction."""
+        return bool(self.received or self.acknowledged)
+
     def add(self, packet: bytes) -> int:
         """Keep an encoded application packet for sending; return its number.
 
         Raises:
             LocalProtocolError: too much is waiting already.
         """
-        if self._kept and self._kept_bytes + len(packet) > MAX_WAITING_BYTES:
+        if len(self._kept) >= MAX_WAITING_PACKETS or (
+            self._kept and self._kept_bytes + len(packet) > MAX_WAITING_BYTES
+        ):
             raise LocalProtocolError(
-                f"more than {MAX_WAITING_BYTES} bytes wait to be acknowledged: send slower"
+                f"more than {MAX_WAITING_BYTES} bytes or {MAX_WAITING_PACKETS} packets wait to be "
+                "acknowledged: send slower, or wait until the other side is there"
             )
         number = self.next_number
         self._kept.append(packet)
         self._kept_bytes += len(packet)
         return number
+
+    def waiting(self) -> Iterator[tuple[int, bytes, bool]]:
+        """Yield what is not acknowledged: number, packet, and whether it has ever gone out."""
+        for number, packet in enumerate(self._kept, self.acknowledged):
+            yield number, packet, number < self._sent
+
+    def replace(self, number: int, packet: bytes) -> bool:
+        """Put another packet in the place of one that has never gone out; False when it has."""
+        place = number - self.acknowledged
+        if number < self._sent or place >= len(self._kept):
+            return False
+        self._kept_bytes += len(packet) - len(self._kept[place])
+        self._kept[place] = packet
+        return True
 
     def packets_to_send(self) -> Iterator[bytes]:
         """Yield the packets that may go out now; each is then in flight."""
@@ -85,6 +123,7 @@ class Session:
                 return
             self._in_flight += 1
             self._in_flight_bytes += len(packet)
+            self._sent = max(self._sent, self.acknowledged + self._in_flight)
             yield packet
 
     def acknowledge(self, count: int) -> int:
@@ -96,13 +135,16 @@ class Session:
         new = count - self.acknowledged
         if not 0 <= new <= self._in_flight:
             raise RemoteProtocolError(Code.MALFORMED, "received: not between acknowledged and sent")
-        for _ in range(new):
-            size = len(self._kept.popleft())
-            self._kept_bytes -= size
-            self._in_flight_bytes -= size
         self._in_flight -= new
-        self.acknowledged = count
+        self._in_flight_bytes -= self._forget(new)
         return new
+
+    def _forget(self, count: int) -> int:
+        """Keep the first packets no longer; return how many bytes they had."""
+        size = sum(len(self._kept.popleft()) for _ in range(count))
+        self._kept_bytes -= size
+        self.acknowledged += count
+        return size
 
     # Receiving.
 
@@ -138,8 +180,12 @@ class Session:
         Raises:
             RemoteProtocolError: the count does not fit what was sent: the session is over.
         """
-        new = self.acknowledge(count)
+        new = count - self.acknowledged
+        # More may have gone out, on earlier channels, than is in flight on the last one.
+        if not new >= 0 or count > self._sent:
+            raise RemoteProtocolError(Code.MALFORMED, "received: not between acknowledged and sent")
         self._in_flight = 0
         self._in_flight_bytes = 0
+        self._forget(new)
         self.reported()
         return new

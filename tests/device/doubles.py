@@ -15,10 +15,11 @@ from abst import codec
 from abst.device import Device, DeviceFactory, DeviceProtocol, Path, Peer
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import PeerConnection
+from abst.device.key_check import proof, trust_key
 from abst.device.link import Link
 from abst.device_id import DeviceID
 from abst.identity import Identity
-from abst.packets import DeviceHello, Error, Heartbeat, Packet
+from abst.packets import DeviceHello, Error, Heartbeat, KeyCheck, Packet
 from abst.testing import MemoryLink, MemoryNetwork, MemoryRealm
 from abst.tls import ChannelContexts
 
@@ -102,6 +103,7 @@ class RawDevice:
         found: the packets that came, each with its channel.
         resets: the numbers of the channels that the other side gave up.
         answers: whether it accepts dials at all.
+        proves: whether it does the Key check, with the key of those who trust each other by ID.
     """
 
     def __init__(
@@ -114,11 +116,13 @@ class RawDevice:
         self.resets: list[bytes] = []
         self.contents: list[bytes] = []
         self.answers = True
+        self.proves = True
         self.took_packet: Callable[[Channel, Packet], None] = lambda channel, packet: None
         self._contexts = ChannelContexts(identity)
         self._network = network
         self._numbers = 0
         self._targets: dict[bytes, bytes] = {}
+        self._introduced: dict[bytes, set[str]] = {}
         self.link = MemoryLink(network.clock, identity, realm or network.realm, self, lambda: 0.5)
         self.link.start()
 
@@ -142,6 +146,20 @@ class RawDevice:
         """Say Hello, by default as a device that trusts the other."""
         fields = {"name": "raw", "paired": True, "received": 0, **fields}
         self.say(channel, DeviceHello(bytes(self.device_id), session=session, **fields))
+        self._prove(channel, "said")
+
+    def key_check(self, channel: Channel) -> KeyCheck:
+        """Return the proof for a channel, as one who trusts the other by its ID makes it."""
+        key = trust_key(self.device_id, self._targets[channel.number])
+        return KeyCheck(proof(key, channel.exporter(), by_dialler=channel.dialled))
+
+    def _prove(self, channel: Channel, hello: str) -> None:
+        """Do the Key check once both have said Hello; a second Hello changes nothing."""
+        hellos = self._introduced.setdefault(channel.number, set())
+        if self.proves and hello not in hellos:
+            hellos.add(hello)
+            if len(hellos) == 2:
+                self.say(channel, self.key_check(channel))
 
     def heartbeat(self, channel: Channel, received: int, **fields: Any) -> None:
         """Send a heartbeat."""
@@ -184,6 +202,8 @@ class RawDevice:
         for packet, _ in channel.receive_data(records, 0.0):
             self.found.append((channel, packet))
             self.took_packet(channel, packet)
+            if isinstance(packet, DeviceHello) and packet.paired:
+                self._prove(channel, "heard")
         self.flush(channel)
 
 
@@ -193,7 +213,10 @@ def quietly(waiting: Deferred[Any]) -> None:
 
 
 class Base(SynchronousTestCase):
-    """Alice and Bob on one realm; they trust each other unless a test says otherwise."""
+    """Alice and Bob on one realm; they trust each other unless a test says otherwise.
+
+    They do so from after they have come to the realm, so that neither has said Hello to the other.
+    """
 
     identities: ClassVar[tuple[Identity, Identity]] = (LOWER, HIGHER)
 
@@ -203,8 +226,8 @@ class Base(SynchronousTestCase):
         self.raw: list[RawDevice] = []
         self.alice = self.make("alice", self.identities[0])
         self.bob = self.make("bob", self.identities[1])
-        self.network.introduce(self.alice, self.bob)
         self.network.settle()
+        self.network.introduce(self.alice, self.bob)
 
     def tearDown(self) -> None:
         """Nothing may be left on the clock once all have stopped."""

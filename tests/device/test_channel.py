@@ -25,6 +25,7 @@ from abst.errors import (
 from abst.identity import Identity
 from abst.packets import (
     CHANNEL_NUMBER_BYTES,
+    RESERVED_DEVICE_IDS,
     Application,
     DeviceHello,
     Heartbeat,
@@ -377,8 +378,8 @@ class PacketTests(TestCase):
         self.assert_refused(Code.TOO_LARGE)
 
     def test_reserved_ids_are_ignored(self) -> None:
-        """A newer version's packets: pairing, key check, group access."""
-        for packet_id in (2, 3, 4):
+        """A newer version's packets: group access."""
+        for packet_id in RESERVED_DEVICE_IDS:
             self.send(b"\x82\xa9packet_id" + bytes([packet_id]) + b"\xa7content\x80")
         self.assertEqual([Heartbeat(5)], self.send(heartbeat(5)))
 

@@ -20,10 +20,11 @@ from abst.device.session import ACK_AFTER_SECONDS, MAX_WAITING_BYTES
 from abst.errors import (
     AbstError,
     LocalProtocolError,
+    NotTrustedError,
     PeerUnreachableError,
     SessionEndedError,
 )
-from abst.packets import Application, DeviceHello, Heartbeat
+from abst.packets import Application, DeviceHello, Heartbeat, KeyCheck, PairProcess
 from tests.device.doubles import (
     HIGHER,
     LOWER,
@@ -137,6 +138,158 @@ class ConnectingTests(Base):
         self.assertRaises(AbstError, self.alice.trust, self.alice.device_id)
 
 
+class ComingBackTests(Base):
+    """A device that comes to a realm says Hello to those whom it trusts."""
+
+    def test_what_waits_for_it_goes_at_once(self) -> None:
+        self.network.kill(self.bob)
+        self.network.settle()
+        protocol = self.alice.open(self.bob.device_id)
+        waiting = protocol.sendPacket(5, "welcome back")
+        self.network.advance(300)
+        self.assertNoResult(waiting)
+        dials = self.dials(self.alice)
+        bob = self.restart(self.bob)
+        self.network.advance(0.2, 0.05)
+        self.successResultOf(waiting)
+        self.assertEqual(["welcome back"], self.built(bob)[0].contents)
+        self.assertEqual([], dials)
+
+    def test_each_is_dialled_once(self) -> None:
+        self.network.kill(self.bob)
+        self.network.kill(self.alice)
+        alice = self.make("alice", self.identities[0], peers=self.alice.peers)
+        dials = self.dials(alice)
+        self.network.advance(600)
+        self.assertEqual(1, len(dials))
+        self.assertIsNone(connection_of(alice, self.bob.device_id))
+
+    def test_a_session_that_exists_is_resumed_and_no_other_begins(self) -> None:
+        ours, theirs = self.pair()
+        next(iter(self.bob.links.values())).cut()  # type: ignore[attr-defined]
+        self.network.advance(5)
+        self.exchange(ours, theirs)
+        self.assertEqual((1, 1), (len(self.built(self.alice)), len(self.built(self.bob))))
+
+    def test_strangers_are_not_dialled(self) -> None:
+        self.alice.forget(self.bob.device_id)
+        dials = self.dials(self.alice)
+        next(iter(self.alice.links.values())).cut()  # type: ignore[attr-defined]
+        self.network.advance(60)
+        self.assertEqual([], dials)
+
+
+class KeyCheckTests(Base):
+    """No application packet before both have proved that they hold the same pairing."""
+
+    def opened(self, *, dialled: bool) -> tuple[RawDevice, Any]:
+        """Return a raw peer and its channel, on which both have said Hello."""
+        raw = self.make_raw()
+        raw.proves = False
+        if dialled:
+            channel = raw.dial(self.alice.device_id)
+            self.network.settle()
+            raw.hello(channel)
+        else:
+            raw.took_packet = lambda channel, packet: (
+                raw.hello(channel, packet.session) if isinstance(packet, DeviceHello) else None
+            )
+            quietly(self.alice.connect(raw.device_id))
+            self.network.settle()
+            (channel,) = raw.channels.values()
+        self.network.settle()
+        self.assertEqual(1, len(raw.packets(KeyCheck)))
+        self.assertEqual([], self.built(self.alice))
+        return raw, channel
+
+    def assert_closed(self, raw: RawDevice) -> None:
+        self.network.settle()
+        self.assertEqual([], self.built(self.alice))
+        self.assertEqual(1, len(raw.resets))
+        self.assertEqual(0, legs_of(self.alice, raw.device_id))
+
+    def test_the_right_proof_begins_the_session(self) -> None:
+        for dialled in (True, False):
+            self.setUp()
+            raw, channel = self.opened(dialled=dialled)
+            raw.say(channel, raw.key_check(channel))
+            self.network.settle()
+            self.assertEqual(1, len(self.built(self.alice)))
+            self.tearDown()
+
+    def test_a_wrong_proof_ends_the_channel(self) -> None:
+        for dialled in (True, False):
+            self.setUp()
+            raw, channel = self.opened(dialled=dialled)
+            raw.say(channel, KeyCheck(bytes(32)))
+            self.assert_closed(raw)
+            self.tearDown()
+
+    def test_its_own_proof_sent_back_is_refused(self) -> None:
+        for dialled in (True, False):
+            self.setUp()
+            raw, channel = self.opened(dialled=dialled)
+            raw.say(channel, raw.packets(KeyCheck)[0])
+            self.assert_closed(raw)
+            self.tearDown()
+
+    def test_the_proof_of_another_channel_is_refused(self) -> None:
+        raw, channel = self.opened(dialled=True)
+        replayed = raw.key_check(channel)
+        raw.say(channel, replayed)
+        self.network.settle()
+        second = raw.dial(self.alice.device_id)
+        self.network.settle()
+        raw.hello(second)
+        raw.say(second, replayed)
+        self.network.settle()
+        self.assertIn(second.number, raw.resets)
+        self.assertEqual(1, len(self.built(self.alice)))
+
+    def test_nothing_else_may_come_before_the_proof(self) -> None:
+        for packet in (
+            Application(5, "x"),
+            Heartbeat(0),
+            PairProcess("begin", way="compare"),
+        ):
+            for dialled in (True, False):
+                self.setUp()
+                raw, channel = self.opened(dialled=dialled)
+                raw.say(channel, packet)
+                self.assert_closed(raw)
+                self.network.advance(20)
+                self.tearDown()
+
+    def test_no_proof_in_time_ends_the_channel(self) -> None:
+        raw, _ = self.opened(dialled=True)
+        self.network.advance(HANDSHAKE_SECONDS + 0.5)
+        self.assert_closed(raw)
+
+    def test_two_different_pairings_are_told_and_never_loop(self) -> None:
+        raw, channel = self.opened(dialled=False)
+        dials = self.dials(self.alice)
+        raw.say(channel, KeyCheck(bytes(32)))
+        self.network.advance(300)
+        self.assertEqual([], dials)
+
+    def test_a_peer_that_was_paired_and_has_forgotten_is_named(self) -> None:
+        for device, other in ((self.alice, self.bob), (self.bob, self.alice)):
+            key = device.peers.pend(other.device_id, other.public_key, bytes(32), "").pending_key
+            assert key is not None
+            device.peers.settle(other.device_id, key)
+        ours, theirs = self.pair()
+        self.exchange(ours, theirs)
+        next(iter(self.alice.links.values())).cut()  # type: ignore[attr-defined]
+        self.bob.forget(self.alice.device_id)
+        self.network.advance(5)
+        problem = self.assert_fails(NotTrustedError, self.alice.connect(self.bob.device_id))
+        self.assertEqual("bob has forgotten this device: pair again", str(problem))
+        self.assertIsInstance(ours.ended, SessionEndedError)
+        dials = self.dials(self.alice)
+        self.network.advance(300)
+        self.assertEqual([], dials)
+
+
 class BothDialTests(Base):
     """Two devices dial each other at the same time: one session comes out of it."""
 
@@ -195,7 +348,8 @@ class StaleChannelTests(Base):
     """One side knows of a channel, or of a session, that the other has forgotten."""
 
     def test_a_restarted_peer_dials_while_the_old_channel_still_stands(self) -> None:
-        ours, _ = self.pair()
+        ours, theirs = self.pair()
+        self.exchange(ours, theirs)
         waiting = ours.sendPacket(5, "never acknowledged")
         bob = self.restart(self.bob)
         theirs = self.connect(bob, self.alice)
@@ -206,14 +360,55 @@ class StaleChannelTests(Base):
         self.exchange(self.built(self.alice)[-1], theirs)
 
     def test_a_packet_on_a_channel_that_the_peer_has_forgotten(self) -> None:
-        ours, _ = self.pair()
-        bob = self.restart(self.bob)
+        ours, theirs = self.pair()
+        self.exchange(ours, theirs)
+        self.network.kill(self.bob)
+        # It comes back with nothing in its memory, and says Hello to nobody by itself.
+        bob = self.make("bob", self.bob.identity)
+        self.network.settle()
+        bob.trust(self.alice.device_id)
         waiting = ours.sendPacket(5, "for whom?")
         self.network.advance(5)
         self.assert_fails(SessionEndedError, waiting)
         self.assertIsInstance(ours.ended, SessionEndedError)
         self.assert_same_session(self.alice, bob)
         self.assertEqual([], self.built(bob)[0].packets)
+
+    def test_what_has_never_come_across_goes_to_the_restarted_peer(self) -> None:
+        """A session in which nothing has come across goes on under the ID agreed on next."""
+        ours, _ = self.pair()
+        waiting = [ours.sendPacket(5, number) for number in range(3)]
+        bob = self.restart(self.bob)
+        theirs = self.connect(bob, self.alice)
+        self.network.advance(1)
+        for acknowledged in waiting:
+            self.successResultOf(acknowledged)
+        self.assertEqual([0, 1, 2], theirs.contents)
+        self.assertIsNone(ours.ended)
+        self.assertEqual(1, len(self.built(self.alice)))
+        self.assert_same_session(self.alice, bob)
+
+    def test_what_a_peer_has_handled_before_it_ended_the_session_is_not_sent_again(self) -> None:
+        """Its last word was lost, and so was the acknowledgement."""
+        ours, theirs = self.pair()
+        waiting = [ours.sendPacket(5, number) for number in range(3)]
+        link: Any = next(iter(self.alice.links.values()))
+        arrive, link.arrive = link.arrive, lambda data: None
+        self.network.settle()
+        self.assertEqual([0, 1, 2], theirs.contents)
+        theirs.loseConnection()
+        self.network.settle()
+        self.assertTrue(theirs.ended_well)
+        link.arrive = arrive
+        link.cut()
+        self.network.advance(10)
+        self.assertIsNotNone(ours.ended)
+        for item in waiting:
+            quietly(item)
+        again = self.connect(self.alice, self.bob)
+        self.exchange(again, self.built(self.bob)[-1])
+        handled = [content for notes in self.built(self.bob) for content in notes.contents]
+        self.assertEqual([0, 1, 2, "there"], handled)
 
     def test_a_channel_that_nobody_knows_is_reset_once(self) -> None:
         raw = self.make_raw()
@@ -246,7 +441,8 @@ class StaleChannelTests(Base):
         self.assertEqual([first.number], raw.resets)
         quietly(notes.sendPacket(5, "on the new one"))
         self.network.settle()
-        self.assertEqual([(second, Application(5, "on the new one"))], raw.found[2:])
+        self.assertEqual((second, Application(5, "on the new one")), raw.found[-1])
+        self.assertEqual(1, len(raw.packets(Application)))
         self.assertIsNone(notes.ended)
 
     def test_dials_without_end_leave_a_bounded_number_of_channels(self) -> None:
@@ -328,6 +524,8 @@ class LyingPeerTests(Base):
 
     def setUp(self) -> None:
         super().setUp()
+        # Whom the device comes back to is said Hello to; here that is one alone.
+        self.alice.forget(self.bob.device_id)
         self.peer = self.make_raw()
         self.peer.took_packet = self.answer
         self.received = 0

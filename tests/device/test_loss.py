@@ -181,8 +181,8 @@ class SecondRealmTests(SynchronousTestCase):
         self.second = self.network.add_realm()
         self.alice = self.network.device("alice", NotesFactory())
         self.bob = self.network.device("bob", NotesFactory())
-        self.network.introduce(self.alice, self.bob, self.only_first)
         self.network.settle()
+        self.network.introduce(self.alice, self.bob, self.only_first)
 
     def tearDown(self) -> None:
         for device in (self.alice, self.bob, self.only_first):

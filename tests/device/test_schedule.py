@@ -14,7 +14,7 @@ from abst.errors import (
     LocalProtocolError,
 )
 from abst.testing import MemoryNetwork, MemoryRealm
-from tests.device.doubles import HIGHER, LOWER, Notes, NotesFactory, connection_of
+from tests.device.doubles import HIGHER, LOWER, Notes, NotesFactory
 
 
 class ScheduleTests(SynchronousTestCase):
@@ -58,11 +58,11 @@ class Schedule:
         ]
         self.network.introduce(*self.devices)
         self.books = [device.peers for device in self.devices]
-        # What each session's protocol has sent, by its session's ID, and what was acknowledged.
-        self.protocols: list[list[Notes]] = [[], []]
+        # What each session's protocol has sent, and what was acknowledged.
         self.sent: dict[Notes, list[Any]] = {}
         self.acknowledged: dict[Notes, list[Any]] = {}
-        self.ids: dict[Notes, bytes] = {}
+        # A device's life is the time from its start to its end; each has a factory of its own.
+        self.lives: list[NotesFactory] = [self.factory(side) for side in (0, 1)]
         self.waiting: list[Deferred[Any]] = []
         self.number = 0
         self.network.settle()
@@ -71,12 +71,10 @@ class Schedule:
         self.connect(0)
         for kind, *arguments in steps:
             getattr(self, kind)(*arguments)
-            self.note()
         for number in (0, 1):
             self.realm(number, True)
         self.to_drop.clear()
         self.network.advance(200, 1.0)
-        self.note()
         for waiting in self.waiting:
             assert waiting.called
         self.check()
@@ -85,16 +83,6 @@ class Schedule:
             device.stopService()
         self.network.settle()
         assert not self.network.clock.getDelayedCalls()
-
-    def note(self) -> None:
-        """Learn the session IDs of the protocols that are alive."""
-        for side in (0, 1):
-            connection = connection_of(self.devices[side], self.identities[1 - side].device_id)
-            if connection is None or connection.session is None or connection.protocol is None:
-                continue
-            protocol = connection.protocol
-            assert isinstance(protocol, Notes)
-            self.ids.setdefault(protocol, connection.session.session_id)
 
     def session(self, side: int) -> Notes | None:
         protocol = self.devices[side].session_with(self.identities[1 - side].device_id)
@@ -105,7 +93,6 @@ class Schedule:
         protocol = self.session(side)
         if protocol is None:
             return
-        self.note()
         for _ in range(count):
             self.number += 1
             content = [self.number, bytes(self.number % 7 * 9000)]
@@ -158,7 +145,6 @@ class Schedule:
 
     def wait(self, seconds: float) -> None:
         self.network.settle()
-        self.note()
         self.network.advance(seconds)
 
     def restart(self, side: int) -> None:
@@ -166,6 +152,12 @@ class Schedule:
         self.devices[side] = self.network.device(
             str(side), NotesFactory(), identity=self.identities[side], peers=self.books[side]
         )
+        self.lives.append(self.factory(side))
+
+    def factory(self, side: int) -> NotesFactory:
+        factory = self.devices[side].factory
+        assert isinstance(factory, NotesFactory)
+        return factory
 
     def connect(self, side: int) -> None:
         waiting = self.devices[side].connect(self.identities[1 - side].device_id)
@@ -178,19 +170,23 @@ class Schedule:
             protocol.loseConnection()
 
     def check(self) -> None:
-        """Compare both ends of each session."""
-        ends: dict[bytes, list[Notes]] = {}
-        for protocol, session_id in self.ids.items():
-            ends.setdefault(session_id, []).append(protocol)
-        for protocols in ends.values():
-            assert len(protocols) <= 2
-            for protocol in protocols:
-                received = [notes.contents for notes in protocols if notes is not protocol] or [[]]
-                sent = self.sent.get(protocol, [])
-                acknowledged = self.acknowledged.get(protocol, [])
-                assert received[0] == sent[: len(received[0])], "once and in order"
-                assert acknowledged == sent[: len(acknowledged)]
-                assert len(acknowledged) <= len(received[0]), "what is acknowledged did arrive"
+        """Compare what each protocol has sent with what all the others have received."""
+        sender = {content[0]: protocol for protocol, sent in self.sent.items() for content in sent}
+        handled = {protocol: 0 for protocol in self.sent}
+        for life in self.lives:
+            spoken_to: set[Notes] = set()
+            for notes in life.built:
+                senders = {sender[content[0]] for content in notes.contents}
+                assert len(senders) <= 1, "a session joins two protocols"
+                for protocol in senders:
+                    assert protocol not in spoken_to, "once, whatever became of the session"
+                    spoken_to.add(protocol)
+                    count = len(notes.contents)
+                    assert notes.contents == self.sent[protocol][:count], "once and in order"
+                    handled[protocol] = max(handled[protocol], count)
+        for protocol, acknowledged in self.acknowledged.items():
+            assert acknowledged == self.sent[protocol][: len(acknowledged)]
+            assert len(acknowledged) <= handled[protocol], "what is acknowledged did arrive"
 
     def the_last_session_works(self) -> None:
         """Nothing is stuck: both can still reach each other, in one and the same session."""

@@ -12,7 +12,7 @@ from abst.errors import (
     SessionEndedError,
     WrongKeyError,
 )
-from abst.packets import Application, DeviceHello
+from abst.packets import Application, DeviceHello, Heartbeat, KeyCheck, PairProcess
 from tests.device.doubles import OTHER, OTHERS, Base, RawDevice, connection_of, legs_of
 
 
@@ -32,9 +32,39 @@ class StrangerTests(Base):
         (hello,) = raw.packets(DeviceHello)
         self.assertFalse(hello.paired)
         self.assertEqual(("", [], []), (hello.name, hello.realms, hello.addresses))
+        # It may ask to pair, and is told no; nothing else happens on the channel.
+        self.assertEqual([], raw.resets)
+        self.network.advance(HANDSHAKE_SECONDS + 0.5)
+        self.assertEqual(1, len(raw.packets()))
         self.assertEqual(1, len(raw.resets))
         self.assertEqual([], self.built(self.alice))
         self.assertIsNone(connection_of(self.alice, raw.device_id))
+
+    def test_a_stranger_that_asks_to_pair_is_told_no(self) -> None:
+        for step in ("begin", "answer", "confirm", "stored", "unheard of"):
+            self.setUp()
+            raw = self.make_raw(trusted=False)
+            self.dial(raw)
+            raw.say(next(iter(raw.channels.values())), PairProcess(step, way="compare"))
+            self.network.settle()
+            (told,) = raw.packets(PairProcess)
+            self.assertEqual(("refused", "no_window"), (told.step, told.code))
+            self.assertEqual(1, len(raw.resets))
+            self.assertIsNone(connection_of(self.alice, raw.device_id))
+            self.tearDown()
+
+    def test_a_stranger_that_says_anything_else_is_closed(self) -> None:
+        for packet in (Application(5, "x"), Heartbeat(0), KeyCheck(bytes(32))):
+            self.setUp()
+            raw = self.make_raw(trusted=False)
+            self.dial(raw)
+            raw.say(next(iter(raw.channels.values())), packet)
+            self.network.settle()
+            self.assertEqual(1, len(raw.packets()))
+            self.assertEqual(1, len(raw.resets))
+            self.assertEqual([], self.built(self.alice))
+            self.assertIsNone(connection_of(self.alice, raw.device_id))
+            self.tearDown()
 
     def test_a_peer_learns_name_and_realms(self) -> None:
         raw = self.make_raw()

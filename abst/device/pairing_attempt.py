@@ -1,0 +1,329 @@
+"""One attempt to pair, as an application sees it.
+
+An application gives a ``PairingObserver`` that shows things to a person, and passes the person's
+word back to the ``PairingAttempt``. The attempt owns the code or the link, the window at the realm,
+and how the other device is found; the conversation itself is ``pairing``'s.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import parse_qsl, urlencode
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from abst.address import RealmAddress
+from abst.device.pairing import LINK_SECRET_BYTES, PAIRING_SECONDS, Ends, Pairing, Role, Store, Way
+from abst.device.peers import Peer
+from abst.device.words import PairingCode
+from abst.device_id import DeviceID
+from abst.errors import AbstError, Code, PairingError, PeerUnreachableError, RealmRefusedError
+from abst.packets import PairProcess
+
+if TYPE_CHECKING:
+    from abst.device.connection import PeerConnection
+    from abst.device.device import Device
+
+LINK_SCHEME: Final = "abst-pair:"
+MAX_LINK_REALMS: Final = 4
+LINK_TRIES: Final = 50
+LINK_TRY_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PairingLink:
+    """What ``abst-pair:...`` holds: whom to pair with, where, and the secret.
+
+    Attributes:
+        device_id: the device that shows the link.
+        secret: 16 random bytes.
+        realms: where that device can be found.
+    """
+
+    device_id: DeviceID
+    secret: bytes
+    realms: tuple[RealmAddress, ...] = ()
+
+    def __str__(self) -> str:
+        secret = base64.urlsafe_b64encode(self.secret).rstrip(b"=").decode()
+        query = [("secret", secret), *(("realm", str(realm)) for realm in self.realms)]
+        return f"{LINK_SCHEME}{self.device_id}?{urlencode(query)}"
+
+    @classmethod
+    def parse(cls, text: str) -> PairingLink:
+        """Return the link that a text holds.
+
+        Raises:
+            AbstError: it is no such link.
+        """
+        device_id, _, query = text.strip().removeprefix(LINK_SCHEME).partition("?")
+        values = parse_qsl(query)
+        try:
+            (encoded,) = (value for key, value in values if key == "secret")
+            secret = base64.urlsafe_b64decode(encoded + "==")
+            realms = tuple(RealmAddress.parse(value) for key, value in values if key == "realm")
+            if len(secret) != LINK_SECRET_BYTES or len(realms) > MAX_LINK_REALMS:
+                raise ValueError
+            return cls(DeviceID.parse(device_id), secret, realms)
+        except ValueError:
+            raise AbstError("that link is not whole: copy or scan it again") from None
+
+
+PairingTarget: TypeAlias = PairingCode | PairingLink | DeviceID
+"""What a person has typed or scanned: decides the way of pairing."""
+
+
+def parse_target(text: str) -> PairingTarget:
+    """Return what a person means: a code, a link, or a device ID.
+
+    Raises:
+        AbstError: it is none of them.
+    """
+    if text.strip().startswith(LINK_SCHEME):
+        return PairingLink.parse(text)
+    if len(text.strip()) == 36 and text.count("-") == 4:
+        try:
+            return DeviceID.parse(text)
+        except ValueError as error:
+            raise AbstError(str(error)) from None
+    code: PairingCode = PairingCode.parse(text)
+    return code
+
+
+class PairingObserver:
+    """What an application does with a pairing; override all of it."""
+
+    def offer_ready(self, code: str | None, link: str, seconds: float) -> None:
+        """Show the code (None when no realm gives a number) or the link; they hold for a while."""
+
+    def compare(self, words: str) -> None:
+        """Show the words, ask whether the other device shows the same, call ``person_says``."""
+
+    def paired(self, peer: Peer) -> None:
+        """Both devices have stored the pairing."""
+
+    def failed(self, problem: AbstError) -> None:
+        """Nothing is paired; the problem says why and what to do."""
+
+
+class PairingAttempt:
+    """One attempt.
+
+    Args:
+        device: this device.
+        observer: is told what happens.
+        target: whom to pair with; None to wait for the other device.
+    """
+
+    def __init__(
+        self, device: Device, observer: PairingObserver, target: PairingTarget | None
+    ) -> None:
+        self._device = device
+        self._observer = observer
+        self._target = target
+        self._found: DeviceID | None = None
+        self._secrets: dict[Way, bytes] = {}
+        self._asking: DeviceID | None = None
+        self._running: PeerConnection | None = None
+        self._timer: Any = None
+        self._windows: list[Any] = []
+        self._added: list[RealmAddress] = []
+        self._is_over = False
+        self._work: Deferred[Any] | None = None
+
+    # For the application.
+
+    def person_says(self, same: bool) -> None:
+        """Pass on whether the other device shows the same words."""
+        if self._asking is not None:
+            self._device.connection(self._asking).person_says(same)
+
+    def cancel(self) -> None:
+        """End the attempt; nothing is paired."""
+        if not self._is_over:
+            running = self._running
+            self.failed(PairingError(str(Code.NOT_CONFIRMED)))
+            if running is not None:
+                running.cancel_pairing()
+
+    # For the device.
+
+    def start(self) -> None:
+        """Open a window, or look for the other device and dial it."""
+        device = self._device
+        self._timer = device.reactor.callLater(PAIRING_SECONDS, self._late)
+        work = self._offer() if self._target is None else self._dial(self._target)
+        self._work = ensureDeferred(work)
+        self._work.addErrback(self._went_wrong)
+
+    def admits(self, device_id: DeviceID) -> bool:
+        """Tell whether a device may pair with this one now."""
+        if self._target is None:
+            return self._running is None or self._running.device_id == device_id
+        return device_id == self._found
+
+    def concerns(self, device_id: DeviceID) -> bool:
+        """Tell whether a device is the one that is being paired."""
+        running = self._running
+        return running is not None and running.device_id == device_id
+
+    def initiate(self, ends: Ends, now: float) -> Pairing:
+        """Return the pairing for the channel that this device has dialled."""
+        way, secret = self._way()
+        return self._pairing(Role.INITIATOR, way, secret, ends, now)
+
+    def respond(self, begin: PairProcess, ends: Ends, now: float) -> Pairing | None:
+        """Return the pairing for a channel that another device has dialled; None to refuse."""
+        way = next((way for way in Way if way == begin.way), None)
+        if self._target is None:
+            secret = None if way is None else self._secrets.get(way)
+        else:
+            # Both have dialled by ID, and the other's dial counted.
+            own, _ = self._way()
+            secret = b"" if way is own is Way.COMPARE else None
+        if way is None or secret is None:
+            return None
+        if way is not Way.LINK:
+            # One guess: the code is used up, whatever comes of it.
+            self._secrets.clear()
+            self._close_windows()
+        self._running = self._device.connection(self._device_of(ends))
+        return self._pairing(Role.RESPONDER, way, secret, ends, now)
+
+    def show(self, device_id: DeviceID, words: str) -> None:
+        """Have the words shown."""
+        self._asking = device_id
+        self._observer.compare(words)
+
+    def store(self, device_id: DeviceID, key: bytes, store: Store) -> None:
+        """Store a pairing as pending.
+
+        Raises:
+            AbstError: that is not possible.
+        """
+        self._device.peers.pend(device_id, key, store.pairing_key, store.name)
+
+    def paired(self, peer: Peer) -> None:
+        """Note that the session with the paired device stands."""
+        if not self._is_over:
+            self._end()
+            self._observer.paired(peer)
+
+    def failed(self, problem: AbstError) -> None:
+        """Note that the attempt is over."""
+        if not self._is_over:
+            self._end()
+            for address in self._added:
+                self._device.removeRealm(address)
+            self._observer.failed(problem)
+
+    # Inside.
+
+    async def _offer(self) -> None:
+        """Make a code and a link, and have the device found under the code's number."""
+        device = self._device
+        secret = device.random_bytes(LINK_SECRET_BYTES)
+        link = PairingLink(device.device_id, secret, tuple(device.links)[:MAX_LINK_REALMS])
+        self._secrets = {Way.LINK: secret, Way.COMPARE: b""}
+        code = None
+        await self._link_up()
+        for realm in device.links_up()[:1]:
+            opened = await realm.open_window()
+            self._windows.append(realm)
+            code = PairingCode.from_random(opened.number, device.random_bytes(2))
+            self._secrets[Way.CODE] = code.secret
+        if not self._is_over:
+            text = None if code is None else str(code)
+            self._observer.offer_ready(text, str(link), PAIRING_SECONDS)
+
+    async def _dial(self, target: PairingTarget) -> None:
+        match target:
+            case PairingCode():
+                self._found = await self._find(target.number)
+            case PairingLink():
+                self._found = target.device_id
+                self._added = [at for at in target.realms if at not in self._device.links]
+                for address in self._added:
+                    self._device.addRealm(address)
+            case _:
+                self._found = target
+        if self._found == self._device.device_id:
+            raise AbstError("that is this device itself: give it to the other device")
+        self._running = self._device.connection(self._found)
+        protocol = await self._running.pair()
+        self.paired(protocol.peer)
+
+    async def _find(self, number: int) -> DeviceID:
+        """Return the device that waits under a number, at the first realm that knows it."""
+        await self._link_up()
+        problem: AbstError = PeerUnreachableError(self._device.why_unreachable())
+        for realm in self._device.links_up():
+            try:
+                found = await realm.find_window(number)
+            except RealmRefusedError as error:
+                problem = error
+            else:
+                return DeviceID(found.device_id)
+        raise problem
+
+    async def _link_up(self) -> None:
+        """Wait a little for a realm: the agent may just have been started."""
+        for _ in range(LINK_TRIES):
+            if self._is_over or not self._device.links or self._device.links_up():
+                return
+            await deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
+
+    def _way(self) -> tuple[Way, bytes]:
+        match self._target:
+            case PairingCode() as code:
+                return Way.CODE, code.secret
+            case PairingLink() as link:
+                return Way.LINK, link.secret
+        return Way.COMPARE, b""
+
+    def _device_of(self, ends: Ends) -> DeviceID:
+        own = bytes(self._device.device_id)
+        other = ends.initiator[0] if ends.responder[0] == own else ends.responder[0]
+        return DeviceID(other)
+
+    def _pairing(self, role: Role, way: Way, secret: bytes, ends: Ends, now: float) -> Pairing:
+        return Pairing(
+            role,
+            way,
+            ends,
+            name=self._device.device_name,
+            secret=secret,
+            random_bytes=self._device.random_bytes,
+            now=now,
+        )
+
+    def _went_wrong(self, failure: Failure) -> None:
+        problem = failure.value
+        if isinstance(problem, AbstError):
+            self.failed(problem)
+        else:
+            self.failed(AbstError("pairing failed: the log says why"))
+            self._device.log.failure("pairing failed", failure)
+
+    def _late(self) -> None:
+        running = self._running
+        self.failed(PairingError(str(Code.PAIRING_LATE)))
+        if running is not None:
+            running.cancel_pairing()
+
+    def _close_windows(self) -> None:
+        windows, self._windows = self._windows, []
+        for realm in windows:
+            realm.close_window()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._secrets.clear()
+        self._close_windows()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._device.pairing_over(self)
