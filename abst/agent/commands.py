@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from abst import __version__
@@ -17,11 +17,11 @@ from abst.address import RealmAddress
 from abst.agent.control import Command, Emit
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
-from abst.agent.packets import MAX_MESSAGE_CHARACTERS
+from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.sessions import AgentProtocol
-from abst.device import Device, Peer
+from abst.device import Device, PairingObserver, Peer, parse_target
 from abst.device_id import DeviceID
-from abst.errors import AbstError, PeerUnreachableError
+from abst.errors import AbstError, NotTrustedError, PeerUnreachableError
 from abst.packets import MAX_NAME_CHARACTERS
 
 ANSWER_SECONDS: Final = 15.0
@@ -68,8 +68,11 @@ class Commands:
             "realm_add": self.realm_add,
             "realm_list": self.realm_list,
             "realm_remove": self.realm_remove,
+            "pair": self.pair,
             "ping": self.ping,
             "message": self.message,
+            "outbox": self.outbox,
+            "outbox_cancel": self.outbox_cancel,
             "listen": self.listen,
             "send": self.send,
             "inbox": self.inbox,
@@ -143,6 +146,25 @@ class Commands:
         self._save()
         return {"realm": str(found[0])}
 
+    async def pair(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Pair with another device; ``target`` is a code, a link or an ID, or missing to wait."""
+        observer = _PairingTold(emit)
+        text = arguments.get("target")
+        if text is None:
+            attempt = self._device.open_pairing(observer)
+        else:
+            attempt = self._device.pair_with(parse_target(str(text)), observer)
+        answers = arguments["answers"]
+        asked = answers.get()
+        asked.addCallback(lambda same: attempt.person_says(same is True))
+        asked.addErrback(lambda failure: failure.trap(CancelledError))
+        try:
+            peer = await observer.done
+        finally:
+            asked.cancel()
+            attempt.cancel()
+        return _named(peer)
+
     async def ping(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Measure round trips to a peer."""
         peer = self._find(arguments)
@@ -178,9 +200,48 @@ class Commands:
         text = str(arguments["text"])
         if len(text) > MAX_MESSAGE_CHARACTERS:
             raise AbstError(f"a message has at most {MAX_MESSAGE_CHARACTERS} characters")
-        protocol = await self._connect(peer)
-        await self._in_time(protocol.send_message(text), peer)
-        return {**_named(protocol.peer), "delivered": True}
+        protocol = self._device.open(peer.device_id)
+        assert isinstance(protocol, AgentProtocol)
+        delivered = protocol.send_message(text)
+        why = await self._delivered_or_not(delivered, peer)
+        result = {**_named(protocol.peer), "delivered": why is None}
+        return result if why is None else {**result, "waiting": True, "reason": why}
+
+    async def _delivered_or_not(self, delivered: Deferred[None], peer: Peer) -> str | None:
+        """Return None once a message is delivered, or why it has to wait."""
+        try:
+            await self._connect(peer)
+            await self._in_time(delivered, peer)
+        except (NotTrustedError, PeerUnreachableError) as problem:
+            delivered.addErrback(lambda failure: None)
+            return str(problem)
+        return None
+
+    async def outbox(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """List what waits to be delivered."""
+        items = []
+        for peer in self._device.peers:
+            protocol = self._device.session_with(peer.device_id)
+            if protocol is None:
+                continue
+            for number, packet_id, content, in_flight in protocol.transport.waiting():
+                if packet_id == MESSAGE:
+                    text = content["text"]
+                    items.append({**_named(peer), "number": number, "text": text, "out": in_flight})
+        return {"items": items}
+
+    async def outbox_cancel(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Take a message back that has not left yet."""
+        peer = self._find(arguments)
+        number = int(arguments["number"])
+        protocol = self._device.session_with(peer.device_id)
+        if protocol is not None:
+            for found, packet_id, _, _ in protocol.transport.waiting():
+                if found == number and packet_id == MESSAGE:
+                    if protocol.transport.replace_packet(number, NOTHING, {}):
+                        return {**_named(peer), "number": number}
+                    raise AbstError(f"message {number} is on its way already")
+        raise AbstError(f"no message {number} waits for {peer}: 'abst outbox' lists them")
 
     async def listen(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Tell of everything that arrives, until nobody listens any more."""
@@ -267,6 +328,36 @@ class Commands:
             "key_pinned": peer.public_key is not None,
             "in_session": session is not None,
         }
+
+
+class _PairingTold(PairingObserver):
+    """Tells the command line what a pairing wants shown.
+
+    Attributes:
+        done: fires with the peer, or fails.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.done: Deferred[Peer] = Deferred()
+
+    def offer_ready(self, code: str | None, link: str, seconds: float) -> None:
+        """Show the code and the link."""
+        self._emit({"kind": "offer", "code": code, "link": link, "seconds": seconds})
+
+    def compare(self, words: str) -> None:
+        """Ask the person."""
+        self._emit({"kind": "compare", "words": words})
+
+    def paired(self, peer: Peer) -> None:
+        """Be done."""
+        if not self.done.called:
+            self.done.callback(peer)
+
+    def failed(self, problem: AbstError) -> None:
+        """Be done, without a peer."""
+        if not self.done.called:
+            self.done.errback(problem)
 
 
 class _Progress:

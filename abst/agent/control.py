@@ -2,6 +2,7 @@
 
 One request for each connection: a line of JSON with ``command`` and its arguments. The answer is
 any number of lines ``{"event": ...}``, then one ``{"result": ...}`` or ``{"error": "one line"}``.
+A command that asks takes further lines ``{"answer": ...}``, which it finds in its ``answers``.
 Whoever closes the connection cancels the command. The socket is for the home's owner alone.
 """
 
@@ -11,7 +12,13 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredQueue,
+    QueueOverflow,
+    ensureDeferred,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -19,6 +26,7 @@ from twisted.python.failure import Failure
 
 from abst.errors import AbstError
 
+MAX_ANSWERS: Final = 16
 MAX_LINE_BYTES: Final = 1024 * 1024
 
 Emit = Callable[[dict[str, Any]], None]
@@ -38,14 +46,17 @@ class ControlProtocol(LineOnlyReceiver):
     def __init__(self) -> None:
         self._running: Deferred[Any] | None = None
         self._connected = True
+        self._answers: DeferredQueue[Any] = DeferredQueue(MAX_ANSWERS)
 
     def lineReceived(self, line: bytes) -> None:
         """Run the command that the line names."""
         if self._running is not None:
+            self._take_answer(line)
             return
         try:
             request = json.loads(line)
             command = self.factory.commands[request.pop("command")]
+            request["answers"] = self._answers
         except (ValueError, KeyError, TypeError, AttributeError):
             self._answer(
                 {"error": "the agent does not know this command: are both of one version?"}
@@ -63,6 +74,13 @@ class ControlProtocol(LineOnlyReceiver):
         self._connected = False
         if self._running is not None:
             self._running.cancel()
+
+    def _take_answer(self, line: bytes) -> None:
+        """Pass on what the person has answered to a command that asks."""
+        try:
+            self._answers.put(json.loads(line)["answer"])
+        except (ValueError, KeyError, TypeError, QueueOverflow):
+            self._answer({"error": "this is no answer"})
 
     def _emit(self, event: dict[str, Any]) -> None:
         self._write({"event": event})

@@ -11,14 +11,16 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from abst.agent.inbox import ArrivingFile, Inbox, StorageError
+from abst.agent.inbox import ArrivingFile, Inbox, StorageError, hash_file
 from abst.agent.packets import (
     FILE_ANSWER,
     FILE_CANCEL,
@@ -26,11 +28,13 @@ from abst.agent.packets import (
     FILE_OFFER,
     FILE_PIECE,
     FILE_RESULT,
+    FILE_REWIND,
     MAX_FILE_NAME_CHARACTERS,
     MAX_PIECE_BYTES,
     MAX_REASON_CHARACTERS,
     TRANSFER_ID_BYTES,
 )
+from abst.agent.records import Arriving, Sending
 from abst.device import DeviceProtocol
 from abst.device.peers import printable
 from abst.errors import AbstError
@@ -71,6 +75,8 @@ class FileTransfers:
         random_bytes: returns that many unpredictable bytes.
     """
 
+    log = Logger(namespace="abst.agent")
+
     def __init__(
         self,
         protocol: DeviceProtocol,
@@ -79,94 +85,147 @@ class FileTransfers:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._protocol = protocol
+        self._device_id = bytes(protocol.peer.device_id)
         self._inbox = inbox
+        self._records = inbox.records
         self._arrived = arrived
         self._random_bytes = random_bytes
         self._arriving: dict[bytes, ArrivingFile] = {}
+        self._finishing: set[bytes] = set()
         self._replies: dict[tuple[bytes, int], Deferred[dict[str, Any]]] = {}
+        self._rewinds: dict[bytes, int] = {}
+
+    def resume(self) -> None:
+        """Go on, after a restart, with what was on its way before."""
+        for arriving in self._records.arriving(self._device_id):
+            self._open(arriving)
+            if arriving.sha256 is not None and arriving.transfer in self._arriving:
+                self._finish(arriving.transfer, arriving.sha256)
+        for sending in self._records.sending(self._device_id):
+            going = ensureDeferred(self._transfer(sending, lambda sent, size: None))
+            going.addErrback(self._not_resumed)
+
+    def _not_resumed(self, failure: Failure) -> None:
+        failure.trap(AbstError)
+        self.log.warn("a file is given up: {why}", why=failure.getErrorMessage())
 
     # Sending.
 
     async def send(self, path: Path, progress: Progress = lambda sent, size: None) -> SentFile:
-        """Send a file.
+        """Send a file; goes on after breaks, and after restarts of either agent.
 
         Raises:
             TransferError: the file cannot be read, or the other side cannot store it.
             SessionEndedError: the session ended before the other side had it.
         """
+        transfer = self._random_bytes(TRANSFER_ID_BYTES)
         try:
             with _open_regular(path) as file:
-                return await self._send_file(path, file, progress)
+                found = os.fstat(file.fileno())
         except OSError as error:
             raise TransferError(f"{path}: {error.strerror}") from None
+        sending = Sending(transfer, path, found.st_size, found.st_mtime_ns)
+        self._records.begin_sending(self._device_id, sending)
+        return await self._transfer(sending, progress)
 
-    async def _send_file(self, path: Path, file: Any, progress: Progress) -> SentFile:
-        transfer = self._random_bytes(TRANSFER_ID_BYTES)
-        size = os.fstat(file.fileno()).st_size
-        name = path.name.encode("utf-8", "replace").decode("utf-8")[:MAX_FILE_NAME_CHARACTERS]
+    async def _transfer(self, sending: Sending, progress: Progress) -> SentFile:
+        transfer, path, size = sending.transfer, sending.path, sending.size_bytes
         answered = self._expect(transfer, FILE_ANSWER)
         stored = self._expect(transfer, FILE_RESULT)
         try:
-            # What follows waits for no acknowledgement: the session keeps the order, and the
-            # other side's answers tell more.
-            offer = {"transfer": transfer, "name": name, "size": size}
-            self._protocol.sendPacket(FILE_OFFER, offer).addErrback(_ignore)
-            answer = await answered
-            if not answer["accepted"]:
-                raise TransferError(printable(answer["reason"]))
-            digest = await self._send_pieces(transfer, file, size, progress, stored)
+            with _open_regular(path) as file:
+                _check_unchanged(file, sending)
+                name = path.name.encode("utf-8", "replace").decode("utf-8")
+                offer = {
+                    "transfer": transfer,
+                    "name": name[:MAX_FILE_NAME_CHARACTERS],
+                    "size": size,
+                }
+                await self._protocol.sendPacket(FILE_OFFER, offer)
+                answer = await answered
+                if not answer["accepted"]:
+                    raise TransferError(printable(answer["reason"]))
+                self._rewinds[transfer] = min(answer["offset"], size)
+                digest = await self._send_pieces(sending, file, progress, stored)
             result = await stored
-        except BaseException:
-            self._say(FILE_CANCEL, {"transfer": transfer, "reason": "the sender gave up"})
+        except BaseException as problem:
+            if isinstance(problem, GeneratorExit):
+                raise
+            self._cancel(transfer)
+            if isinstance(problem, OSError):
+                raise TransferError(f"{path}: {problem.strerror}") from None
             raise
-        finally:
-            for packet_id, reply in ((FILE_ANSWER, answered), (FILE_RESULT, stored)):
-                self._replies.pop((transfer, packet_id), None)
-                reply.addErrback(_ignore)
+        self._forget(transfer)
         if not result["stored"]:
             raise TransferError(printable(result["reason"]))
         progress(size, size)
         return SentFile(size, digest, printable(result["name"]))
 
     async def _send_pieces(
-        self, transfer: bytes, file: Any, size: int, progress: Progress, stored: Deferred[Any]
+        self, sending: Sending, file: Any, progress: Progress, stored: Deferred[Any]
     ) -> bytes:
-        """Send a file's bytes and its hash, unless the other side refuses it on the way."""
+        """Send a file's bytes and its hash, from wherever the other side wants them."""
+        transfer, size = sending.transfer, sending.size_bytes
         underway: deque[tuple[int, Deferred[None]]] = deque()
         hashed = hashlib.sha256()
         sent = acknowledged = 0
-        try:
-            while not stored.called and (data := file.read(min(MAX_PIECE_BYTES, size - sent))):
+        while not stored.called:
+            if transfer in self._rewinds:
+                acknowledged = sent = self._rewinds.pop(transfer)
+                hashed = await deferToThread(hash_file, file, sent)
+                underway.clear()
+            data = file.read(min(MAX_PIECE_BYTES, size - sent))
+            if data:
                 hashed.update(data)
+                piece = {"transfer": transfer, "offset": sent, "data": data}
                 sent += len(data)
-                piece = {"transfer": transfer, "data": data}
                 underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
-                if len(underway) >= PIECES_UNDERWAY:
-                    length, oldest = underway.popleft()
-                    await oldest
-                    acknowledged += length
-                    progress(acknowledged, size)
-        finally:
-            for _, waiting in underway:
-                waiting.addErrback(_ignore)
-        if not stored.called:
-            if sent != size:
+            elif sent != size:
                 raise TransferError("the file became shorter while it was sent")
-            end = {"transfer": transfer, "sha256": hashed.digest()}
-            self._protocol.sendPacket(FILE_END, end).addErrback(_ignore)
+            elif not underway:
+                end = {"transfer": transfer, "sha256": hashed.digest()}
+                await self._protocol.sendPacket(FILE_END, end)
+                await self._stored_or_rewound(transfer, stored)
+                continue
+            if len(underway) >= PIECES_UNDERWAY or not data:
+                length, oldest = underway.popleft()
+                await oldest
+                acknowledged += length
+                progress(acknowledged, size)
         return hashed.digest()
+
+    async def _stored_or_rewound(self, transfer: bytes, stored: Deferred[Any]) -> None:
+        """Wait until the other side has stored the file, or wants some of it again."""
+        if transfer in self._rewinds or stored.called:
+            return
+        waiting = self._expect(transfer, FILE_REWIND)
+        first = DeferredList([_follow(stored), _follow(waiting)], fireOnOneCallback=True)
+        try:
+            await first
+        finally:
+            self._replies.pop((transfer, FILE_REWIND), None)
 
     def _expect(self, transfer: bytes, packet_id: int) -> Deferred[dict[str, Any]]:
         reply: Deferred[dict[str, Any]] = Deferred()
         self._replies[transfer, packet_id] = reply
         return reply
 
-    def _say(self, packet_id: int, content: dict[str, Any]) -> None:
-        """Send a packet whose fate is of no matter: the session may be over, or its queue full."""
+    def _forget(self, transfer: bytes) -> None:
+        self._rewinds.pop(transfer, None)
+        self._records.end_sending(transfer)
+        for packet_id in (FILE_ANSWER, FILE_RESULT, FILE_REWIND):
+            reply = self._replies.pop((transfer, packet_id), None)
+            if reply is not None:
+                # Whoever waited is gone, so what becomes of the reply concerns nobody.
+                reply.addErrback(lambda failure: None)
+
+    def _cancel(self, transfer: bytes) -> None:
+        self._forget(transfer)
         try:
-            self._protocol.sendPacket(packet_id, content).addErrback(_ignore)
+            cancel = {"transfer": transfer, "reason": "the sender gave up"}
+            self._protocol.sendPacket(FILE_CANCEL, cancel).addErrback(lambda failure: None)
         except AbstError:
-            pass
+            pass  # The session has ended, and the other side's transfers with it.
 
     # Receiving.
 
@@ -177,21 +236,22 @@ class FileTransfers:
             case _ if packet_id == FILE_OFFER:
                 self._offered(transfer, content["name"], content["size"])
             case _ if packet_id == FILE_PIECE and transfer in self._arriving:
-                self._store(transfer, lambda file: file.write(content["data"]))
+                self._piece(transfer, content["offset"], content["data"])
             case _ if packet_id == FILE_END and transfer in self._arriving:
-                self._store(transfer, lambda file: self._finish(transfer, file, content["sha256"]))
+                self._ended(transfer, content["sha256"])
             case _ if packet_id == FILE_CANCEL and transfer in self._arriving:
-                self._arriving.pop(transfer).discard()
-            case _ if packet_id in (FILE_ANSWER, FILE_RESULT):
+                self._drop(transfer)
+            case _ if packet_id in (FILE_ANSWER, FILE_RESULT, FILE_REWIND):
+                if packet_id == FILE_REWIND:
+                    self._rewinds[transfer] = content["offset"]
                 reply = self._replies.get((transfer, packet_id))
                 if reply is not None and not reply.called:
                     reply.callback(content)
 
     def ended(self, problem: AbstError) -> None:
         """Drop every transfer, because the session is over."""
-        for file in self._arriving.values():
-            file.discard()
-        self._arriving.clear()
+        for transfer in list(self._arriving):
+            self._drop(transfer)
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.called:
@@ -199,42 +259,113 @@ class FileTransfers:
 
     def _offered(self, transfer: bytes, name: str, size: int) -> None:
         try:
-            if transfer in self._arriving or len(self._arriving) >= MAX_ARRIVING_FILES:
-                raise StorageError("too many files at once")
-            self._arriving[transfer] = self._inbox.begin_file(name, size, transfer)
+            if transfer not in self._arriving:
+                if len(self._arriving) >= MAX_ARRIVING_FILES:
+                    raise StorageError("too many files at once")
+                arriving = Arriving(transfer, name, size)
+                self._arriving[transfer] = self._inbox.open_file(name, size, transfer)
+                self._records.begin_arriving(self._device_id, arriving)
+            elif self._arriving[transfer].size_bytes != size:
+                raise StorageError("the file has changed since it was first offered")
         except StorageError as problem:
-            self._answer(transfer, accepted=False, reason=str(problem))
+            self._say(FILE_ANSWER, transfer, accepted=False, offset=0, reason=_short(problem))
         else:
-            self._answer(transfer, accepted=True, reason="")
+            offset = self._arriving[transfer].written_bytes
+            self._say(FILE_ANSWER, transfer, accepted=True, offset=offset, reason="")
 
-    def _store(self, transfer: bytes, step: Callable[[ArrivingFile], Any]) -> None:
+    def _open(self, arriving: Arriving) -> None:
+        transfer = arriving.transfer
         try:
-            step(self._arriving[transfer])
+            self._arriving[transfer] = self._inbox.open_file(
+                arriving.name, arriving.size_bytes, transfer
+            )
         except StorageError as problem:
-            self._arriving.pop(transfer).discard()
-            self._result(transfer, stored=False, name="", reason=str(problem))
+            self._refuse(transfer, problem)
 
-    def _finish(self, transfer: bytes, file: ArrivingFile, sha256: bytes) -> None:
-        path = file.finish(sha256)
-        del self._arriving[transfer]
-        self._arrived(path, file.size_bytes, sha256)
-        self._result(transfer, stored=True, name=path.name, reason="")
+    def _piece(self, transfer: bytes, offset: int, data: bytes) -> None:
+        file = self._arriving[transfer]
+        try:
+            if not file.write(offset, data) and transfer not in self._finishing:
+                self._rewind(transfer, file)
+        except StorageError as problem:
+            self._refuse(transfer, problem)
 
-    def _answer(self, transfer: bytes, *, accepted: bool, reason: str) -> None:
-        content = {"transfer": transfer, "accepted": accepted, "reason": _short(reason)}
-        self._say(FILE_ANSWER, content)
+    def _rewind(self, transfer: bytes, file: ArrivingFile) -> None:
+        self._say(FILE_REWIND, transfer, offset=file.written_bytes)
 
-    def _result(self, transfer: bytes, *, stored: bool, name: str, reason: str) -> None:
-        content = {"transfer": transfer, "stored": stored, "name": name, "reason": _short(reason)}
-        self._say(FILE_RESULT, content)
+    def _ended(self, transfer: bytes, sha256: bytes) -> None:
+        file = self._arriving[transfer]
+        if transfer in self._finishing:
+            return
+        if file.written_bytes < file.size_bytes:
+            self._rewind(transfer, file)
+            return
+        known = next(a for a in self._records.arriving(self._device_id) if a.transfer == transfer)
+        self._records.begin_arriving(self._device_id, replace(known, sha256=sha256))
+        self._finish(transfer, sha256)
+
+    def _finish(self, transfer: bytes, sha256: bytes) -> None:
+        """Store the file, in a thread: a disk can take long."""
+        self._finishing.add(transfer)
+        file = self._arriving[transfer]
+        finished = deferToThread(file.finish, sha256)
+        finished.addBoth(self._finished, transfer, file.size_bytes, sha256)
+
+    def _finished(
+        self, result: Path | Failure, transfer: bytes, size_bytes: int, sha256: bytes
+    ) -> None:
+        self._finishing.discard(transfer)
+        if isinstance(result, Failure):
+            problem = result.value
+            if not isinstance(problem, StorageError):
+                self.log.failure("a file cannot be stored", result)
+                problem = StorageError("the receiver cannot store it")
+            self._refuse(transfer, problem)
+            return
+        self._arriving.pop(transfer, None)
+        self._records.end_arriving(transfer)
+        self._arrived(result, size_bytes, sha256)
+        self._say(FILE_RESULT, transfer, stored=True, name=result.name, reason="")
+
+    def _refuse(self, transfer: bytes, problem: StorageError) -> None:
+        self._drop(transfer)
+        self._say(FILE_RESULT, transfer, stored=False, name="", reason=_short(problem))
+
+    def _drop(self, transfer: bytes) -> None:
+        file = self._arriving.pop(transfer, None)
+        self._records.end_arriving(transfer)
+        if file is not None:
+            file.discard()
+
+    def _say(self, packet_id: int, transfer: bytes, **values: Any) -> None:
+        try:
+            said = self._protocol.sendPacket(packet_id, {"transfer": transfer, **values})
+            said.addErrback(lambda failure: None)
+        except AbstError:
+            pass  # The session has ended, and the transfer with it.
 
 
-def _ignore(failure: Failure) -> None:
-    """Take a failure that somebody else is told of."""
+def _follow(deferred: Deferred[Any]) -> Deferred[Any]:
+    """Return a Deferred that fires with another one, and leaves that one's result alone."""
+    follower: Deferred[Any] = Deferred()
+
+    def pass_on(result: Any) -> Any:
+        if not follower.called:
+            follower.callback(None)
+        return result
+
+    deferred.addBoth(pass_on)
+    return follower
 
 
-def _short(reason: str) -> str:
-    return reason[:MAX_REASON_CHARACTERS]
+def _short(problem: AbstError) -> str:
+    return str(problem)[:MAX_REASON_CHARACTERS]
+
+
+def _check_unchanged(file: Any, sending: Sending) -> None:
+    found = os.fstat(file.fileno())
+    if (found.st_size, found.st_mtime_ns) != (sending.size_bytes, sending.modified_nanoseconds):
+        raise TransferError(f"{sending.path}: it has changed since it was first offered")
 
 
 def _open_regular(path: Path) -> Any:

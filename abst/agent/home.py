@@ -85,9 +85,9 @@ class Home:
         return self.path / "inbox"
 
     @property
-    def inbox_index(self) -> Path:
-        """What arrived, one JSON object a line."""
-        return self.path / "inbox.jsonl"
+    def database(self) -> Path:
+        """Sessions, what waits, and what has arrived."""
+        return self.path / "device.sqlite3"
 
     def create(self, name: str) -> Identity:
         """Make the folder and a new identity in it.
@@ -135,7 +135,10 @@ class Home:
                 {
                     "device_id": str(peer.device_id),
                     "name": peer.name,
-                    "public_key": None if peer.public_key is None else peer.public_key.hex(),
+                    "public_key": _hex(peer.public_key),
+                    "is_trusted": peer.is_trusted,
+                    "pairing_key": _hex(peer.pairing_key),
+                    "pending_key": _hex(peer.pending_key),
                 }
                 for peer in settings.peers
             ],
@@ -199,12 +202,22 @@ class Home:
 
 
 def _peer(entry: Any) -> Peer:
-    key = entry["public_key"]
     return Peer(
         DeviceID.parse(entry["device_id"]),
         str(entry["name"]),
-        None if key is None else bytes.fromhex(key),
+        _bytes(entry["public_key"]),
+        bool(entry["is_trusted"]),
+        _bytes(entry["pairing_key"]),
+        _bytes(entry["pending_key"]),
     )
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -10,18 +10,21 @@ import contextlib
 import datetime
 import errno
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from abst.agent.home import Home
+from abst.agent.records import Records
 from abst.errors import AbstError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 PARTIAL_SUFFIX: Final = ".abst-partial"
 MAX_NAME_BYTES: Final = 200
-MAX_INDEX_BYTES: Final = 1024 * 1024
+HASH_READ_BYTES: Final = 1024 * 1024
 MAX_SAME_NAMES: Final = 10_000
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What ``os.link`` fails with on file systems that have none."""
@@ -52,8 +55,17 @@ def plain_name(name: str) -> str:
 class ArrivingFile:
     """A file on its way into the inbox: written under a temporary name, hashed as it comes.
 
+    Args:
+        folder: the inbox.
+        name: what the sender calls it.
+        size_bytes: how large it is said to be.
+        transfer: names the transfer; what has been written of it before is kept.
+
     Attributes:
-        size_bytes: how large it was said to be.
+        written_bytes: how much of it is here.
+
+    Raises:
+        StorageError: there is no room for it, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, size_bytes: int, transfer: bytes) -> None:
@@ -61,43 +73,59 @@ class ArrivingFile:
         self._folder = folder
         self._name = plain_name(name)
         self._hash = hashlib.sha256()
-        self._written = 0
+        self._hashed_bytes = 0
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            if shutil.disk_usage(folder).free < size_bytes + SPARE_DISK_BYTES:
-                raise StorageError("the receiver's disk has no room for this file")
             self._draft = folder / f".{transfer.hex()}{PARTIAL_SUFFIX}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file = os.fdopen(os.open(self._draft, flags, 0o600), "wb", buffering=0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.fdopen(os.open(self._draft, flags, 0o600), "rb+", buffering=0)
+            self.written_bytes = min(self._file.seek(0, os.SEEK_END), size_bytes)
+            self._file.seek(self.written_bytes)
+            missing = size_bytes - self.written_bytes
+            if shutil.disk_usage(folder).free < missing + SPARE_DISK_BYTES:
+                raise StorageError("the receiver's disk has no room for this file")
         except OSError as error:
             raise _storage_error(error) from None
 
-    def write(self, data: bytes) -> None:
-        """Add the next piece.
+    def write(self, offset: int, data: bytes) -> bool:
+        """Add a piece; what is here already is skipped. False when bytes before it are missing.
 
         Raises:
             StorageError: the disk is full, or more comes than was said.
         """
-        self._written += len(data)
-        if self._written > self.size_bytes:
+        if offset > self.written_bytes:
+            return False
+        data = data[self.written_bytes - offset :]
+        if self.written_bytes + len(data) > self.size_bytes:
             raise StorageError("more bytes came than the file was said to have")
-        self._hash.update(data)
+        if self._hashed_bytes == self.written_bytes:
+            self._hash.update(data)
+            self._hashed_bytes += len(data)
         view = memoryview(data)
         try:
             while view:
-                view = view[self._file.write(view) or 0 :]
+                written = self._file.write(view) or 0
+                self.written_bytes += written
+                view = view[written:]
         except OSError as error:
             raise _storage_error(error) from None
+        return True
 
     def finish(self, sha256: bytes) -> Path:
         """Give the file its name, which nothing else has, and return its path.
 
+        May take long: it waits for the disk, and reads a file again that came in several parts.
+
         Raises:
             StorageError: the bytes are not those that the hash says.
         """
-        if self._written != self.size_bytes or self._hash.digest() != sha256:
-            raise StorageError("the file did not arrive as it was sent")
         try:
+            if self._hashed_bytes != self.written_bytes:
+                self._hash = hash_file(self._file, self.written_bytes)
+                self._hashed_bytes = self.written_bytes
+            if self.written_bytes != self.size_bytes or self._hash.digest() != sha256:
+                raise StorageError("the file did not arrive as it was sent")
+            self._file.truncate(self.size_bytes)
             os.fsync(self._file.fileno())
             self._file.close()
             path = self._link()
@@ -106,10 +134,14 @@ class ArrivingFile:
             raise _storage_error(error) from None
         return path
 
-    def discard(self) -> None:
-        """Remove what has been written."""
+    def close(self) -> None:
+        """Leave what has been written for later."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+    def discard(self) -> None:
+        """Remove what has been written."""
+        self.close()
         with contextlib.suppress(OSError):
             self._draft.unlink()
 
@@ -137,27 +169,49 @@ class ArrivingFile:
             os.replace(self._draft, path)
 
 
+def hash_file(file: BinaryIO, size_bytes: int) -> Hash:
+    """Return the SHA-256 of a file's first bytes; its position is behind them afterwards.
+
+    Raises:
+        OSError: the file cannot be read, or is shorter.
+    """
+    found = hashlib.sha256()
+    file.seek(0)
+    while size_bytes:
+        data = file.read(min(size_bytes, HASH_READ_BYTES))
+        if not data:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        found.update(data)
+        size_bytes -= len(data)
+    return found
+
+
 def _storage_error(error: OSError) -> StorageError:
     return StorageError(f"the receiver cannot store it: {error.strerror}")
 
 
 class Inbox:
-    """What has arrived at a device."""
+    """What has arrived at a device.
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    Attributes:
+        records: the tables behind it.
+    """
+
+    def __init__(self, home: Home, records: Records) -> None:
         self._folder = home.inbox
-        self._index = home.inbox_index
+        self.records = records
 
     def clean(self) -> None:
-        """Remove what an agent that was killed has left half written."""
+        """Remove what has been left of files that nobody is sending any more."""
+        wanted = {f".{transfer.hex()}{PARTIAL_SUFFIX}" for transfer in self.records.all_arriving()}
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                if path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX):
+                name = path.name
+                if name.startswith(".") and name.endswith(PARTIAL_SUFFIX) and name not in wanted:
                     path.unlink()
 
-    def begin_file(self, name: str, size_bytes: int, transfer: bytes) -> ArrivingFile:
-        """Return a new arriving file.
+    def open_file(self, name: str, size_bytes: int, transfer: bytes) -> ArrivingFile:
+        """Return an arriving file, with what has been written of it already.
 
         Raises:
             StorageError: there is no room for it, or the folder cannot be written.
@@ -168,42 +222,13 @@ class Inbox:
         """Note something that arrived, with the time; return the whole entry.
 
         Raises:
-            StorageError: the disk is full.
+            DatabaseError: the disk is full.
         """
         received_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         entry = {**item, "received_at": received_at}
-        line = json.dumps(entry).encode() + b"\n"
-        try:
-            self._shorten()
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            with os.fdopen(os.open(self._index, flags, 0o600), "r+b", buffering=0) as file:
-                end = file.seek(0, os.SEEK_END)
-                if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
-                    # A crash has cut the last line short; it must not spoil this one.
-                    line = b"\n" + line
-                if file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise _storage_error(error) from None
+        self.records.add_item(entry)
         return entry
 
     def items(self) -> list[dict[str, Any]]:
         """Return what has arrived, oldest first."""
-        found: list[dict[str, Any]] = []
-        for path in (self._older(), self._index):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                for line in file:
-                    # A line cut short by a crash is no item.
-                    with contextlib.suppress(ValueError, RecursionError):
-                        item = json.loads(line)
-                        if isinstance(item, dict):
-                            found.append(item)
-        return found
-
-    def _shorten(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self._index.stat().st_size > MAX_INDEX_BYTES:
-                os.replace(self._index, self._older())
-
-    def _older(self) -> Path:
-        return self._index.with_suffix(".1.jsonl")
+        return list(self.records.items())

@@ -1,6 +1,6 @@
 """The agent's own application packets: messages and files (spec: agent.md). Pure.
 
-Ids 16-22 of the application's range, in sessions between two agents.
+Ids 16-24 of the application's range, in sessions between two agents.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ FILE_PIECE: Final = 19
 FILE_END: Final = 20
 FILE_RESULT: Final = 21
 FILE_CANCEL: Final = 22
+FILE_REWIND: Final = 23
+NOTHING: Final = 24
+"""Stands in the place of a message that was taken back before it left."""
 
 TRANSFER_ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
@@ -52,8 +55,15 @@ _TRANSFER: Final = ("transfer", _binary(TRANSFER_ID_BYTES))
 FIELDS: Final[dict[int, dict[str, Check]]] = {
     MESSAGE: {"text": _text(MAX_MESSAGE_CHARACTERS)},
     FILE_OFFER: dict([_TRANSFER, ("name", _text(MAX_FILE_NAME_CHARACTERS)), ("size", _size)]),
-    FILE_ANSWER: dict([_TRANSFER, ("accepted", _flag), ("reason", _text(MAX_REASON_CHARACTERS))]),
-    FILE_PIECE: dict([_TRANSFER, ("data", _piece)]),
+    FILE_ANSWER: dict(
+        [
+            _TRANSFER,
+            ("accepted", _flag),
+            ("offset", _size),
+            ("reason", _text(MAX_REASON_CHARACTERS)),
+        ]
+    ),
+    FILE_PIECE: dict([_TRANSFER, ("offset", _size), ("data", _piece)]),
     FILE_END: dict([_TRANSFER, ("sha256", _binary(HASH_BYTES))]),
     FILE_RESULT: dict(
         [
@@ -64,6 +74,8 @@ FIELDS: Final[dict[int, dict[str, Check]]] = {
         ]
     ),
     FILE_CANCEL: dict([_TRANSFER, ("reason", _text(MAX_REASON_CHARACTERS))]),
+    FILE_REWIND: dict([_TRANSFER, ("offset", _size)]),
+    NOTHING: {},
 }
 
 

@@ -16,12 +16,16 @@ from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
+from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
+from abst.database import Database
 from abst.device import Device, PeerBook
+from abst.device.session_store import SqliteSessionStore
 from abst.errors import AbstError
 
 MAX_SOCKET_PATH_BYTES: Final = 107
-GOODBYE_SECONDS: Final = 0.2
+OUTBOX_SECONDS: Final = 30 * 24 * 3600.0
+"""How long what is sent waits for a device that is away."""
 
 
 class AgentService(MultiService):
@@ -39,6 +43,7 @@ class AgentService(MultiService):
         self._reactor = reactor
         self._home = home
         self._lock: int | None = None
+        self._database: Database | None = None
         self._port: IListeningPort | None = None
         self._listeners: set[Emit] = set()
         self.device: Device | None = None
@@ -68,7 +73,8 @@ class AgentService(MultiService):
         # With the lock in hand, a socket that is still there is one that a killed agent has left.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(socket)
-        inbox = Inbox(self._home)
+        self._database = Database(self._home.database, DATABASE_KIND, MIGRATIONS)
+        inbox = Inbox(self._home, Records(self._database))
         inbox.clean()
         peers = PeerBook(settings.peers, self._save)
         self.device = Device(
@@ -78,6 +84,8 @@ class AgentService(MultiService):
             realms=settings.realms,
             peers=peers,
             name=settings.name,
+            session_seconds=OUTBOX_SECONDS,
+            store=SqliteSessionStore(self._database),
         )
         self.device.setServiceParent(self)
         commands = Commands(
@@ -98,6 +106,8 @@ class AgentService(MultiService):
         if self._port is not None:
             await self._port.stopListening()  # type: ignore[misc]
         await super().stopService()
+        if self._database is not None:
+            self._database.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -106,7 +116,7 @@ class AgentService(MultiService):
         device = self.device
         if device is None:
             return
-        settings = Settings(device.device_name, tuple(device.links), tuple(device.peers))
+        settings = Settings(device.device_name, tuple(device.links), device.peers.all())
         try:
             self._home.save_settings(settings)
         except AbstError as error:

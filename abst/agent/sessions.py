@@ -12,8 +12,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.agent.files import FileTransfers
-from abst.agent.inbox import Inbox, StorageError
-from abst.agent.packets import MESSAGE, is_well_formed
+from abst.agent.inbox import Inbox
+from abst.agent.packets import MESSAGE, NOTHING, is_well_formed
 from abst.device import DeviceFactory, DeviceProtocol, Peer
 from abst.errors import AbstError, SessionEndedError
 
@@ -32,13 +32,16 @@ class AgentProtocol(DeviceProtocol):
     log = Logger(namespace="abst.agent")
 
     def connectionMade(self) -> None:
-        """Begin with no file on its way."""
+        """Begin, or go on where a former process stopped."""
         self.files = FileTransfers(self, self.factory.inbox, self._file_arrived)
+        self.files.resume()
 
     def packetReceived(self, packet_id: int, content: Any) -> None:
         """Take a message, or hand a packet of a file on; what is neither is ignored."""
         if not is_well_formed(packet_id, content):
             self.log.warn("packet {id} of a peer is none of the agent's", id=packet_id)
+        elif packet_id == NOTHING:
+            pass
         elif packet_id == MESSAGE:
             self._arrived({"kind": "message", "text": content["text"]})
         else:
@@ -69,11 +72,7 @@ class AgentProtocol(DeviceProtocol):
     def _arrived(self, item: dict[str, Any]) -> None:
         peer = self.peer
         whole = {**item, "peer": str(peer), "device_id": str(peer.device_id)}
-        try:
-            whole = self.factory.inbox.add(whole)
-        except StorageError as problem:
-            self.log.error("the inbox's list cannot be written: {problem}", problem=str(problem))
-        self.factory.notify(whole)
+        self.factory.notify(self.factory.inbox.add(whole))
 
 
 class AgentFactory(DeviceFactory):
