@@ -476,13 +476,19 @@ class PairProcess(Packet):
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck(Packet):
-    """Device to device: proof of the pairing's key, bound to this channel."""
+    """Device to device: proof of the pairing's key, bound to this channel.
+
+    Attributes:
+        mac: the proof with the key of the newest pairing.
+        older: the same with the key of the one before, while the newest is pending.
+    """
 
     packet_id = 3
     title = "Key check"
-    body = (_binary("mac", HASH_BYTES),)
+    body = (_binary("mac", HASH_BYTES), _binary("older", HASH_BYTES, required=False))
 
     mac: bytes
+    older: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,16 +224,18 @@ class Introduction:
     # Key check.
 
     def _prove(self, peer: Peer) -> None:
-        key = peer.pairing_keys(self._household.device_id)[0]
-        mac = proof(key, self.channel.exporter(), by_dialler=self.channel.dialled)
-        self.channel.send(codec.encode(KeyCheck(mac)))
+        keys = peer.pairing_keys(self._household.device_id)
+        exporter, dialled = self.channel.exporter(), self.channel.dialled
+        proofs = [proof(key, exporter, by_dialler=dialled) for key in keys]
+        self.channel.send(codec.encode(KeyCheck(*proofs)))
         self.stage = Stage.CHECKING
 
     def _take_key_check(self, check: KeyCheck) -> None:
         peer = self._household.peer_of(self._device_id)
         keys = [] if peer is None else peer.pairing_keys(self._household.device_id)
         by_dialler = not self.channel.dialled
-        key = matching_key(keys, self.channel.exporter(), check.mac, by_dialler=by_dialler)
+        proofs = [check.mac] if check.older is None else [check.mac, check.older]
+        key = matching_key(keys, self.channel.exporter(), proofs, by_dialler=by_dialler)
         if key is None:
             self._household.not_paired_there(self._device_id)
             problem = f"{peer or self._device_id}: {explain(Code.WRONG_PAIRING)}"

@@ -34,11 +34,16 @@ def proof(pairing_key: bytes, exporter: bytes, *, by_dialler: bool) -> bytes:
 
 
 def matching_key(
-    keys: Iterable[bytes], exporter: bytes, found: bytes, *, by_dialler: bool
+    keys: Iterable[bytes], exporter: bytes, proofs: Iterable[bytes], *, by_dialler: bool
 ) -> bytes | None:
-    """Return the key of several with which a proof was made, or None."""
-    match = None
+    """Return the first of several keys with which one of the proofs was made, or None.
+
+    Both ends list their keys newest first and try all of the other's proofs, so both settle on the
+    newest pairing that they have in common.
+    """
+    found = tuple(proofs)
     for key in keys:
-        if hmac.compare_digest(proof(key, exporter, by_dialler=by_dialler), found):
-            match = key
-    return match
+        own = proof(key, exporter, by_dialler=by_dialler)
+        if any(hmac.compare_digest(own, other) for other in found):
+            return key
+    return None
