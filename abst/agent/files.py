@@ -171,7 +171,7 @@ class FileTransfers:
         sent = acknowledged = 0
         while not stored.called:
             if transfer in self._rewinds:
-                acknowledged = sent = self._rewinds.pop(transfer)
+                acknowledged = sent = min(self._rewinds.pop(transfer), size)
                 hashed = await deferToThread(hash_file, file, sent)
                 underway.clear()
             data = file.read(min(MAX_PIECE_BYTES, size - sent))
@@ -242,7 +242,7 @@ class FileTransfers:
             case _ if packet_id == FILE_CANCEL and transfer in self._arriving:
                 self._drop(transfer)
             case _ if packet_id in (FILE_ANSWER, FILE_RESULT, FILE_REWIND):
-                if packet_id == FILE_REWIND:
+                if packet_id == FILE_REWIND and (transfer, FILE_RESULT) in self._replies:
                     self._rewinds[transfer] = content["offset"]
                 reply = self._replies.get((transfer, packet_id))
                 if reply is not None and not reply.called:

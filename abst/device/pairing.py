@@ -182,6 +182,7 @@ class Pairing:
         self._ends = ends
         self._name = name
         self._secret = secret
+        self._random_bytes = random_bytes
         self._nonce = random_bytes(NONCE_BYTES) if way is Way.COMPARE else b""
         self._commitment = b""
         self._their_name = ""
@@ -347,7 +348,8 @@ class Pairing:
     # What the steps share.
 
     def _start_spake(self, side: Any) -> bytes:
-        self._spake = side(self._secret, idA=self._ends.initiator[0], idB=self._ends.responder[0])
+        ids = {"idA": self._ends.initiator[0], "idB": self._ends.responder[0]}
+        self._spake = side(self._secret, **ids, entropy_f=self._random_bytes)
         share: bytes = self._spake.start()
         return share
 
