@@ -20,10 +20,16 @@ from abst.packets import (
     DeviceHello,
     Error,
     Field,
+    FindWindow,
     Heartbeat,
     Hello,
+    KeyCheck,
+    OpenWindow,
     Packet,
+    PairProcess,
     Send,
+    WindowFound,
+    WindowOpened,
 )
 
 ALICE = DeviceID.of_key(b"alice")
@@ -35,8 +41,14 @@ EXAMPLES: list[Packet] = [
     BackHeartbeat(1, 15.0, {"packet_bytes": 65536, "later": 0.5}, bytes(32), ["::1", 5], 7),
     Send(ALICE, BOB, b"sealed", request=7),
     Error("queue_full", "slowly", 2, BOB, 3, 1.5, 7),
+    OpenWindow(close=True, request=7),
+    WindowOpened(7, 60.0, 7),
+    FindWindow(7, request=7),
+    WindowFound(7, BOB, 7),
     Heartbeat(3, ping=4, pong=5, end=True),
     DeviceHello(ALICE, "cellar", True, bytes(16), 9, 1, ["a"], ["b"], ["abst://c/"]),
+    PairProcess("begin", "code", bytes(33), bytes(32), bytes(32), bytes(32), "cellar", "late"),
+    KeyCheck(bytes(32), bytes(32)),
 ]
 """One packet of each kind, with every field."""
 
@@ -283,6 +295,6 @@ class BetweenDevicesTests(TestCase):
         for packet_id in (5, 255):
             self.assertEqual(packet_id, Application(packet_id, b"").to_map()["packet_id"])
 
-    @given(packet=packets_of(Heartbeat) | packets_of(DeviceHello))
+    @given(packet=st.one_of(*map(packets_of, DEVICE_TO_DEVICE.values())))
     def test_the_protocols_own_packets_survive(self, packet: Packet) -> None:
         self.assertEqual(packet, packets.parse_between_devices(packet.to_map()))

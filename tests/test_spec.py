@@ -11,10 +11,31 @@ from twisted.trial.unittest import TestCase
 from abst import codec, packets, tls
 from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
 from abst.agent import packets as agent_packets
-from abst.device import channel, connection, link, realm_client, session
+from abst.device import (
+    channel,
+    connection,
+    key_check,
+    link,
+    pairing,
+    pairing_attempt,
+    realm_client,
+    session,
+)
 from abst.device import device as device_module
+from abst.device.pairing import Input, Role, Step
+from abst.device.pairing import State as PairingState
 from abst.errors import MEANINGS, AddressError, Code
-from abst.packets import BackHeartbeat, Error, Hello, Packet, Send
+from abst.packets import (
+    BackHeartbeat,
+    Error,
+    FindWindow,
+    Hello,
+    OpenWindow,
+    Packet,
+    Send,
+    WindowFound,
+    WindowOpened,
+)
 from abst.realm import conversation, outbox
 from abst.realm.conversation import State
 from abst.realm.limits import Limits
@@ -154,16 +175,79 @@ class PacketTests(TestCase):
         self.assertEqual(codec.encode(Send(ALICE, ALICE, b"x")), head)
 
 
+DEVICE_CODES = {
+    Code.WRONG_SECRET,
+    Code.NOT_CONFIRMED,
+    Code.NOT_STORED,
+    Code.PAIRING_LATE,
+    Code.PAIRING_REFUSED,
+    Code.WRONG_PAIRING,
+}
+"""What one device tells another, or its owner; no realm sends them."""
+
+
+class PairingTests(TestCase):
+    def test_the_steps_are_the_codes_own(self) -> None:
+        """Every row of the table is legal, and every legal step has its row."""
+        legal: set[tuple[Role, PairingState, Step | Input]] = set()
+        inputs = {
+            "start": Input.START,
+            "the person says yes": Input.YES,
+            "the pairing is on disk": Input.KEPT,
+        }
+        for row in table(page("pairing.md"), "The steps", "role", "next state"):
+            said = row["what happens"]
+            what = inputs[said] if said in inputs else Step(plain(said.split(" of ")[0]))
+            for role in Role if row["role"] == "both" else [Role(row["role"])]:
+                legal.add((role, PairingState[row["state"]], what))
+            PairingState[row["next state"]]
+        self.assertEqual(set(pairing.TABLE), legal)
+
+    def test_the_fields_of_the_steps(self) -> None:
+        rows = table(page("pairing.md"), "The steps", "step", "fields, beside `step`")
+        self.assertEqual([str(step) for step in Step], [plain(row["step"]) for row in rows])
+        named = {
+            name for row in rows for name in re.findall(r"`(\w+)`", row["fields, beside `step`"])
+        }
+        self.assertEqual({item.name for item in packets.PairProcess.body} - {"step"}, named)
+
+    def test_numbers(self) -> None:
+        expected: Numbers = {
+            "seconds for one attempt to pair": pairing.PAIRING_SECONDS,
+            "bytes of a nonce": pairing.NONCE_BYTES,
+            "bytes of a link's secret": pairing.LINK_SECRET_BYTES,
+            "bytes of a pairing key": pairing.KEY_BYTES,
+            "realms in a link, at most": pairing_attempt.MAX_LINK_REALMS,
+        }
+        self.assertEqual(expected, numbers(page("pairing.md"), "Numbers"))
+
+    def test_names(self) -> None:
+        self.assertIn(f"`{pairing_attempt.LINK_SCHEME}", page("pairing.md"))
+        for label in (key_check._DIALLER, key_check._ACCEPTOR, b"ABST trust 1"):
+            self.assertIn(label.decode(), page("channel.md"))
+
+
 class RealmTests(TestCase):
     def test_errors(self) -> None:
         rows = table(page("realm.md"), "Errors", "code", "sent when")
-        self.assertEqual([str(code) for code in Code], [plain(row["code"]) for row in rows])
+        codes = [str(code) for code in Code if code not in DEVICE_CODES]
+        self.assertEqual(codes, [plain(row["code"]) for row in rows])
         for row in rows:
             meaning = MEANINGS[Code(plain(row["code"]))]
             self.assertEqual("yes" if meaning.closes else "no", row["closes"], row)
             self.assertEqual(meaning.sentence, row["meaning"])
             self.assertEqual(meaning.remedy, row["remedy"])
             self.assertTrue(row["sent when"])
+
+    def test_refused_pairings(self) -> None:
+        rows = table(page("pairing.md"), "Refusals", "code", "said when")
+        codes = [str(code) for code in Code if code in {Code.NO_WINDOW, *DEVICE_CODES}]
+        self.assertEqual(codes, [plain(row["code"]) for row in rows])
+        for row in rows:
+            meaning = MEANINGS[Code(plain(row["code"]))]
+            self.assertEqual(meaning.sentence, row["meaning"])
+            self.assertEqual(meaning.remedy, row["remedy"])
+            self.assertTrue(row["said when"])
 
     def test_limits(self) -> None:
         rows = table(page("realm.md"), "Limits", "limit", "default")
@@ -213,7 +297,7 @@ class OtherTests(TestCase):
             "bytes of a session's ID": packets.SESSION_ID_BYTES,
             "bytes that a Send takes beside its content, at most": packets.HEADROOM_BYTES,
             "bytes of one packet inside a channel, at most": packets.MAX_PACKET_BYTES,
-            "seconds for handshake and Hello exchange": channel.HANDSHAKE_SECONDS,
+            "seconds for handshake, Hello exchange and Key check": channel.HANDSHAKE_SECONDS,
             "seconds without anything sent before a Heartbeat": connection.HEARTBEAT_SECONDS,
             "seconds without anything received before a channel is given up": (
                 connection.DEAD_SECONDS
@@ -239,6 +323,8 @@ class OtherTests(TestCase):
             right, wrong = self.boundaries(row["type"])
             self.assertEqual([True] * len(right), [holds(value) for value in right], row)
             self.assertEqual([False] * len(wrong), [holds(value) for value in wrong], row)
+        found[agent_packets.NOTHING] = []
+        self.assertIn(f"Id {agent_packets.NOTHING}, Nothing, has no fields", page("agent.md"))
         self.assertEqual({key: list(fields) for key, fields in agent_packets.FIELDS.items()}, found)
 
     def boundaries(self, kind: str) -> tuple[list[Any], list[Any]]:
@@ -337,6 +423,21 @@ def _stops(realm: MemoryRealm, line: Line) -> None:
     realm.settle()
 
 
+def _find(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    bob.send(OpenWindow())
+    (opened,) = bob.take()
+    assert isinstance(opened, WindowOpened)
+    line.send(FindWindow(opened.number))
+
+
+def _asks_too_often(realm: MemoryRealm, line: Line) -> None:
+    for _ in range(Limits().pairing_requests_per_minute):
+        line.send(OpenWindow())
+    line.take()
+    line.send(OpenWindow())
+
+
 EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Hello": lambda realm, line: line.send(Hello(ALICE)),
     "Hello with another device's ID": lambda realm, line: line.send(Hello(BOB)),
@@ -353,6 +454,11 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Send to a device that is not here": lambda realm, line: line.send(send(ALICE, NOBODY, b"")),
     "Send to a device whose queue is full": _queue_full,
     "a device goes away before it has read a Send": _goes_away,
+    "Open pairing window": lambda realm, line: line.send(OpenWindow()),
+    "Open pairing window with `close`": lambda realm, line: line.send(OpenWindow(close=True)),
+    "Find pairing window with the number of one": _find,
+    "Find pairing window with another number": lambda realm, line: line.send(FindWindow(7)),
+    "Open or Find pairing window too often": _asks_too_often,
     "Send from another source": lambda realm, line: line.send(send(BOB, ALICE, b"")),
     "a packet with a reserved or unknown id": lambda realm, line: line.send(
         b"\x81\xa9packet_id\x03"
@@ -399,6 +505,10 @@ class StateTests(TestCase):
                     self.assertEqual("aborted", line.ended, row)
                 case "Back heartbeat":
                     self.assertEqual([BackHeartbeat], [type(it) for it in found], row)
+                case "Pairing window opened":
+                    self.assertEqual([WindowOpened], [type(it) for it in found], row)
+                case "Pairing window found":
+                    self.assertEqual([WindowFound], [type(it) for it in found], row)
                 case error:
                     self.assertEqual([error], errors, row)
             if row["next state"] == "CLOSED" and row["state"] != "CLOSED":
@@ -427,4 +537,5 @@ class StateTests(TestCase):
             plain(code) for row in rows for code in re.findall(r"`\w+`", row["what the realm does"])
         }
         # What is refused before there is a conversation has no row.
-        self.assertEqual({str(code) for code in Code} - {"tls_required"}, codes)
+        expected = {str(code) for code in Code if code not in DEVICE_CODES} - {"tls_required"}
+        self.assertEqual(expected, codes)

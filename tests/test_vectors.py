@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
@@ -21,7 +21,15 @@ from abst.device.protocol import DeviceFactory
 from abst.device_id import DeviceID
 from abst.errors import MEANINGS, AddressError, Code, RemoteProtocolError
 from abst.identity import Identity
-from abst.packets import MAX_PACKET_BYTES, Application, BackHeartbeat, Error, Packet
+from abst.packets import (
+    MAX_PACKET_BYTES,
+    Application,
+    BackHeartbeat,
+    Error,
+    Packet,
+    WindowFound,
+    WindowOpened,
+)
 from tests.realm.memory_realm import Line, MemoryRealm
 
 ROOT = Path(__file__).parent.parent
@@ -321,6 +329,17 @@ class RecordingLink:
     def send(self, target_device: bytes, content: bytes) -> None:
         """Keep what is sent."""
         self.sent.append(content)
+
+    def open_window(self) -> Deferred[WindowOpened]:
+        """Do nothing: nobody pairs here."""
+        raise NotImplementedError
+
+    def find_window(self, number: int) -> Deferred[WindowFound]:
+        """Do nothing: nobody pairs here."""
+        raise NotImplementedError
+
+    def close_window(self) -> None:
+        """Do nothing: nobody pairs here."""
 
 
 class ChannelTests(TestCase):

@@ -710,9 +710,7 @@ class PeerConnection:
         if link.is_up:
             link.send(self.device_id, number)
 
-    def _end_session(
-        self, problem: SessionEndedError | None, *, known_there: bool = False
-    ) -> None:
+    def _end_session(self, problem: SessionEndedError | None, *, known_there: bool = False) -> None:
         """End the session: by agreement when there is no problem."""
         if self.session is None:
             return

@@ -172,7 +172,7 @@ class Schedule:
     def check(self) -> None:
         """Compare what each protocol has sent with what all the others have received."""
         sender = {content[0]: protocol for protocol, sent in self.sent.items() for content in sent}
-        handled = {protocol: 0 for protocol in self.sent}
+        handled = dict.fromkeys(self.sent, 0)
         for life in self.lives:
             spoken_to: set[Notes] = set()
             for notes in life.built:
