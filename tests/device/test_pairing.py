@@ -372,10 +372,10 @@ class AttackTests(TestCase):
 
     def test_fields_that_are_missing_are_refused(self) -> None:
         for way, step in itertools.product(Way, ("begin", "answer", "reveal", "confirm")):
-            seen = []
+            seen: list[bool] = []
 
             def strip(
-                role: Role, packet: PairProcess, step: str = step, seen: list[Any] = seen
+                role: Role, packet: PairProcess, step: str = step, seen: list[bool] = seen
             ) -> PairProcess:
                 if packet.step != step:
                     return packet
