@@ -14,8 +14,11 @@ from twisted.trial.unittest import TestCase
 
 from abst import codec, packets
 from abst.address import RealmAddress, format_pin
+from abst.device import key_check
 from abst.device.channel import begins_channel, split_content
 from abst.device.device import Device
+from abst.device.pairing import Ends, Pairing, Role, Show, Store, Way
+from abst.device.pairing_attempt import PairingLink
 from abst.device.paths import Path as DevicePath
 from abst.device.protocol import DeviceFactory
 from abst.device_id import DeviceID
@@ -96,11 +99,100 @@ def identities() -> list[Identity]:
     ]
 
 
+class Tape:
+    """Randomness that a vector decides."""
+
+    def __init__(self, text: str) -> None:
+        self._left = bytes.fromhex(text)
+
+    def __call__(self, count: int) -> bytes:
+        found, self._left = self._left[:count], self._left[count:]
+        assert len(found) == count
+        return found
+
+
+class PairingTests(TestCase):
+    def ends(self) -> Ends:
+        first, second = identities()[:2]
+        exporter = bytes.fromhex(load("pairing.json")["exporter"])
+        return Ends(
+            (bytes(first.device_id), first.public_key),
+            (bytes(second.device_id), second.public_key),
+            exporter,
+        )
+
+    def test_conversations(self) -> None:
+        """The same secrets and the same randomness give the same packets, and the same key."""
+        for entry in load("pairing.json")["conversations"]:
+            sides = [
+                Pairing(
+                    role,
+                    Way(entry["way"]),
+                    self.ends(),
+                    name=entry["names"][role],
+                    secret=bytes.fromhex(entry["secret"]),
+                    random_bytes=Tape(entry["random"][role]),
+                    now=0.0,
+                )
+                for role in Role
+            ]
+            said: list[dict[str, str]] = []
+            sides[0].start()
+            words: set[str] = set()
+            keys: set[str] = set()
+            moved = True
+            while moved:
+                moved = False
+                for index, (side, other) in enumerate((sides, sides[::-1])):
+                    while (event := side.next_event()) is not None:
+                        moved = True
+                        match event:
+                            case Show():
+                                words.add(event.words)
+                                side.person_says(True)
+                            case Store():
+                                keys.add(event.pairing_key.hex())
+                                side.stored()
+                    while (packet := side.next_packet()) is not None:
+                        moved = True
+                        data = codec.encode(packet)
+                        said.append({"from": list(Role)[index].value, "bytes": data.hex()})
+                        other.receive(packet)
+            self.assertEqual(entry["packets"], said, entry["name"])
+            self.assertEqual({entry["pairing_key"]}, keys, entry["name"])
+            self.assertEqual({entry["words"]} - {None}, words, entry["name"])
+
+    def test_key_checks(self) -> None:
+        for entry in load("pairing.json")["key_checks"]:
+            exporter = bytes.fromhex(entry["exporter"])
+            key = bytes.fromhex(entry["pairing_key"])
+            for by_dialler, name in ((True, "dialler"), (False, "acceptor")):
+                mac = key_check.proof(key, exporter, by_dialler=by_dialler)
+                self.assertEqual(entry[name], mac.hex(), entry["name"])
+
+    def test_trust_by_id(self) -> None:
+        first, second = (bytes(identity.device_id) for identity in identities()[:2])
+        key = key_check.trust_key(first, second).hex()
+        entry = load("pairing.json")["key_checks"][0]
+        self.assertEqual(entry["pairing_key"], key)
+
+    def test_links(self) -> None:
+        for entry in load("pairing.json")["links"]:
+            link = PairingLink(
+                DeviceID.parse(entry["device_id"]),
+                bytes.fromhex(entry["secret"]),
+                tuple(map(RealmAddress.parse, entry["realms"])),
+            )
+            self.assertEqual(entry["text"], str(link), entry["name"])
+            self.assertEqual(link, PairingLink.parse(entry["text"]), entry["name"])
+
+
 class FileTests(TestCase):
     def test_every_file_describes_itself_and_names_its_entries_once(self) -> None:
         for path in sorted(VECTORS.iterdir()):
             found = load(path.name)
             self.assertTrue(found.pop("description"))
+            found.pop("exporter", None)
             for entries in found.values():
                 names = [entry["name"] for entry in entries]
                 self.assertEqual(len(set(names)), len(names), path)
