@@ -86,6 +86,17 @@ class AgentCall:
         self._lines.close()
         self._socket.close()
 
+    def answer(self, answer: object) -> None:
+        """Send what the person has answered to an event that asks.
+
+        Raises:
+            AgentLostError: the agent went away.
+        """
+        try:
+            self._socket.sendall(json.dumps({"answer": answer}).encode("ascii") + b"\n")
+        except OSError as error:
+            raise self._lost(error) from None
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Return the events as they come, until the result is there.
 

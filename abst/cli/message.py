@@ -7,7 +7,7 @@ import click
 from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
-from abst.cli.output import json_option, printable, show, show_document
+from abst.cli.output import json_option, note, one_line, printable, show, show_document
 
 
 @click.command(cls=WithExample, example="abst message laptop 'The kettle is on.'")
@@ -16,9 +16,10 @@ from abst.cli.output import json_option, printable, show, show_document
 @json_option
 @click.pass_obj
 def command(home: DeviceHome, peer: str, text: str, as_json: bool) -> None:
-    """Send TEXT to PEER, and return when PEER has it.
+    """Send TEXT to PEER.
 
-    PEER finds it with 'abst inbox', or sees it at once with 'abst listen'.
+    PEER finds it with 'abst inbox', or sees it at once with 'abst listen'. While PEER is away the
+    message waits in the outbox, and goes when both are there.
     """
     try:
         text.encode("utf-8")
@@ -28,5 +29,8 @@ def command(home: DeviceHome, peer: str, text: str, as_json: bool) -> None:
         result = call.result
     if as_json:
         show_document(result)
+    elif result["delivered"]:
+        show(f"delivered: {printable(result['peer'])} has it")
     else:
-        show(f"{printable(result['peer'])} has it")
+        show(f"waiting: {one_line(result['reason'])}")
+        note("'abst outbox' lists what waits")

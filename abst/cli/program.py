@@ -30,8 +30,8 @@ USAGE_STATUS: Final = 2
 # Each name is a module of this package, which has the command under the name ``command``.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "This device": ("init", "id", "up", "down", "status"),
-    "Realms and peers": ("realm", "trust", "peers", "forget"),
-    "Talking": ("ping", "message", "listen", "send", "inbox"),
+    "Realms and peers": ("realm", "pair", "trust", "peers", "forget"),
+    "Talking": ("ping", "message", "outbox", "listen", "send", "inbox"),
     "To see it work": ("demo",),
 }
 COMMANDS: Final = tuple(name for names in SECTIONS.values() for name in names)
@@ -40,7 +40,7 @@ COMMANDS: Final = tuple(name for names in SECTIONS.values() for name in names)
 EXAMPLE: Final = """\
 abst init
 abst realm add 'abst://realm.example.org/?pin=...'
-abst trust DEVICE_ID --name laptop
+abst pair
 abst message laptop hello"""
 
 
