@@ -212,7 +212,11 @@ class Commands:
         try:
             await self._connect(peer)
             await self._in_time(delivered, peer)
-        except (NotTrustedError, PeerUnreachableError) as problem:
+        except NotTrustedError:
+            # Waiting would not help, and with the session the message is gone.
+            delivered.addErrback(lambda failure: None)
+            raise
+        except PeerUnreachableError as problem:
             delivered.addErrback(lambda failure: None)
             return str(problem)
         return None

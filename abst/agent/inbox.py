@@ -83,6 +83,7 @@ class ArrivingFile:
             self._file.seek(self.written_bytes)
             missing = size_bytes - self.written_bytes
             if shutil.disk_usage(folder).free < missing + SPARE_DISK_BYTES:
+                self.discard()
                 raise StorageError("the receiver's disk has no room for this file")
         except OSError as error:
             raise _storage_error(error) from None

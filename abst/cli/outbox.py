@@ -19,7 +19,7 @@ from abst.cli.output import json_option, note, printable, show, show_document
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the messages that are not delivered yet, oldest first; cancel one."""
+    """List the messages that are not delivered yet, or cancel one."""
     if ctx.invoked_subcommand is not None:
         return
     answer = ask_agent(ctx.obj, "outbox")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -14,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.agent import inbox as inbox_module
+from abst.agent import records as records_module
 from abst.agent.home import Home
 from abst.agent.inbox import (
     MAX_NAME_BYTES,
@@ -24,8 +23,11 @@ from abst.agent.inbox import (
     StorageError,
     plain_name,
 )
+from abst.agent.records import DATABASE_KIND, MIGRATIONS, Arriving, Records
+from abst.database import Database
 
 TRANSFER: Final = bytes(range(16))
+DATABASE_FILES: Final = {f"device.sqlite3{suffix}" for suffix in ("", "-wal", "-shm")}
 CONTENT: Final = b"some content\n" * 100
 
 any_text = st.text(st.characters(), max_size=300)
@@ -105,15 +107,17 @@ class InboxTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.home = Home(Path(self.mktemp()))
         self.home.path.mkdir(mode=0o700)
-        self.inbox = Inbox(self.home)
+        self.database = Database(self.home.database, DATABASE_KIND, MIGRATIONS)
+        self.addCleanup(self.database.close)
+        self.inbox = Inbox(self.home, Records(self.database))
 
     @property
     def names(self) -> list[str]:
         return sorted(path.name for path in self.home.inbox.iterdir())
 
     def arrive(self, name: str, content: bytes = CONTENT) -> Path:
-        file = self.inbox.begin_file(name, len(content), os.urandom(16))
-        file.write(content)
+        file = self.inbox.open_file(name, len(content), os.urandom(16))
+        file.write(0, content)
         return file.finish(hashlib.sha256(content).digest())
 
 
@@ -121,10 +125,10 @@ class ArrivingFileTests(InboxTestCase):
     """A file grows under a temporary name, and gets its own when it is whole."""
 
     def test_it_has_its_name_when_it_is_whole(self) -> None:
-        file = self.inbox.begin_file("a.txt", len(CONTENT), TRANSFER)
-        file.write(CONTENT[:500])
+        file = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        self.assertTrue(file.write(0, CONTENT[:500]))
         self.assertEqual([f".{TRANSFER.hex()}{PARTIAL_SUFFIX}"], self.names)
-        file.write(CONTENT[500:])
+        self.assertTrue(file.write(500, CONTENT[500:]))
         path = file.finish(hashlib.sha256(CONTENT).digest())
         self.assertEqual(["a.txt"], self.names)
         self.assertEqual(CONTENT, path.read_bytes())
@@ -163,7 +167,7 @@ class ArrivingFileTests(InboxTestCase):
         victim = self.home.path / "victim"
         victim.write_text("untouched")
         (self.home.inbox / f".{TRANSFER.hex()}{PARTIAL_SUFFIX}").symlink_to(victim)
-        self.assertRaises(StorageError, self.inbox.begin_file, "a.txt", 1, TRANSFER)
+        self.assertRaises(StorageError, self.inbox.open_file, "a.txt", 1, TRANSFER)
         self.assertEqual("untouched", victim.read_text())
 
     @given(any_text)
@@ -171,31 +175,57 @@ class ArrivingFileTests(InboxTestCase):
         path = self.arrive(name, b"x")
         self.assertEqual(self.home.inbox, path.parent)
         self.assertEqual(b"x", path.read_bytes())
-        self.assertEqual(
-            ["inbox"], [entry.name for entry in self.home.path.iterdir()], "and nowhere else"
-        )
+        others = {entry.name for entry in self.home.path.iterdir()}
+        self.assertEqual({"inbox"}, others - DATABASE_FILES, "and nowhere else")
         path.unlink()
 
     def test_another_hash_is_refused(self) -> None:
-        file = self.inbox.begin_file("a.txt", len(CONTENT), TRANSFER)
-        file.write(CONTENT)
+        file = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        file.write(0, CONTENT)
         self.assertRaises(StorageError, file.finish, bytes(32))
         file.discard()
         self.assertEqual([], self.names)
 
     def test_fewer_bytes_than_were_said_are_refused(self) -> None:
-        file = self.inbox.begin_file("a.txt", len(CONTENT) + 1, TRANSFER)
-        file.write(CONTENT)
+        file = self.inbox.open_file("a.txt", len(CONTENT) + 1, TRANSFER)
+        file.write(0, CONTENT)
         self.assertRaises(StorageError, file.finish, hashlib.sha256(CONTENT).digest())
 
     def test_more_bytes_than_were_said_are_refused_at_once(self) -> None:
-        file = self.inbox.begin_file("a.txt", 5, TRANSFER)
-        self.assertRaises(StorageError, file.write, b"123456")
+        file = self.inbox.open_file("a.txt", 5, TRANSFER)
+        self.assertRaises(StorageError, file.write, 0, b"123456")
         file.discard()
         self.assertEqual([], self.names)
 
+    def test_what_is_here_already_is_skipped_and_a_gap_is_told(self) -> None:
+        file = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        self.assertTrue(file.write(0, CONTENT[:500]))
+        self.assertFalse(file.write(501, CONTENT[501:]))
+        self.assertTrue(file.write(100, CONTENT[100:700]))
+        self.assertEqual(700, file.written_bytes)
+        self.assertTrue(file.write(700, CONTENT[700:]))
+        self.assertEqual(CONTENT, file.finish(hashlib.sha256(CONTENT).digest()).read_bytes())
+
+    def test_it_goes_on_after_a_restart(self) -> None:
+        file = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        file.write(0, CONTENT[:500])
+        file.close()
+        again = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        self.assertEqual(500, again.written_bytes)
+        again.write(500, CONTENT[500:])
+        self.assertEqual(CONTENT, again.finish(hashlib.sha256(CONTENT).digest()).read_bytes())
+
+    def test_what_was_changed_on_disk_meanwhile_is_noticed(self) -> None:
+        file = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        file.write(0, CONTENT[:500])
+        file.close()
+        (self.home.inbox / f".{TRANSFER.hex()}{PARTIAL_SUFFIX}").write_bytes(bytes(500))
+        again = self.inbox.open_file("a.txt", len(CONTENT), TRANSFER)
+        again.write(500, CONTENT[500:])
+        self.assertRaises(StorageError, again.finish, hashlib.sha256(CONTENT).digest())
+
     def test_discarding_twice_is_no_mistake(self) -> None:
-        file = self.inbox.begin_file("a.txt", 5, TRANSFER)
+        file = self.inbox.open_file("a.txt", 5, TRANSFER)
         file.discard()
         file.discard()
 
@@ -203,23 +233,28 @@ class ArrivingFileTests(InboxTestCase):
         free = os.statvfs(self.home.path)
         size = free.f_bavail * free.f_frsize
         error = self.assertRaises(
-            StorageError, self.inbox.begin_file, "a.txt", size - SPARE_DISK_BYTES + 2**24, TRANSFER
+            StorageError, self.inbox.open_file, "a.txt", size - SPARE_DISK_BYTES + 2**24, TRANSFER
         )
         self.assertIn("no room", str(error))
         self.assertEqual([], self.names)
 
     def test_an_inbox_that_is_no_folder_is_told(self) -> None:
         self.home.inbox.write_text("what is this?")
-        error = self.assertRaises(StorageError, self.inbox.begin_file, "a.txt", 1, TRANSFER)
+        error = self.assertRaises(StorageError, self.inbox.open_file, "a.txt", 1, TRANSFER)
         self.assertIn("cannot store", str(error))
 
-    def test_what_a_killed_agent_has_left_is_removed_and_nothing_else(self) -> None:
-        self.inbox.begin_file("a.txt", 5, TRANSFER)
+    def test_what_nobody_sends_any_more_is_removed_and_nothing_else(self) -> None:
+        self.inbox.open_file("a.txt", 5, TRANSFER)
+        wanted = bytes(reversed(TRANSFER))
+        self.inbox.open_file("b.txt", 5, wanted)
+        self.inbox.records.begin_arriving(b"somebody", Arriving(wanted, "b.txt", 5))
         self.arrive("kept.txt")
         self.arrive(f"kept{PARTIAL_SUFFIX}")
         (self.home.inbox / ".hidden").write_text("the owner's")
         self.inbox.clean()
-        self.assertEqual([".hidden", f"kept{PARTIAL_SUFFIX}", "kept.txt"], self.names)
+        going_on = f".{wanted.hex()}{PARTIAL_SUFFIX}"
+        kept = [going_on, ".hidden", f"kept{PARTIAL_SUFFIX}", "kept.txt"]
+        self.assertEqual(sorted(kept), self.names)
 
     def test_cleaning_what_is_not_there_is_no_mistake(self) -> None:
         self.inbox.clean()
@@ -252,9 +287,9 @@ class FullDiskTests(InboxTestCase):
         self.addCleanup(subprocess.run, ["umount", str(self.home.inbox)], check=True)
 
     def test_the_sender_is_told_and_the_disk_is_left_clean(self) -> None:
-        file = self.inbox.begin_file("a.bin", 3 * 2**20, TRANSFER)
+        file = self.inbox.open_file("a.bin", 3 * 2**20, TRANSFER)
         self.addCleanup(file.discard)
-        file.write(bytes(2**20))
+        file.write(0, bytes(2**20))
         filler = self.home.inbox / "filler"
         with filler.open("wb", buffering=0) as other:
             try:
@@ -264,7 +299,7 @@ class FullDiskTests(InboxTestCase):
                 pass
         with self.assertRaises(StorageError) as caught:
             for _ in range(32):
-                file.write(bytes(2**16))
+                file.write(file.written_bytes, bytes(2**16))
         self.assertIn("No space left", str(caught.exception))
         file.discard()
         self.assertEqual(["filler"], self.names)
@@ -273,55 +308,30 @@ class FullDiskTests(InboxTestCase):
         self.assertEqual(["b.bin"], self.names)
 
 
-class IndexTests(InboxTestCase):
+class ListTests(InboxTestCase):
     """The list of what has arrived."""
 
     def test_items_come_back_in_order_and_with_their_time(self) -> None:
-        for number in range(3):
-            entry = self.inbox.add({"kind": "message", "text": f"{number}\nü"})
+        texts = ["0\nü", "\u2028\x85\r\n", "2 \udce9"]
+        for text in texts:
+            entry = self.inbox.add({"kind": "message", "text": text})
             self.assertRegex(entry["received_at"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")
-        items = self.inbox.items()
-        self.assertEqual(["0\nü", "1\nü", "2\nü"], [item["text"] for item in items])
-        self.assertEqual(0o600, self.home.inbox_index.stat().st_mode & 0o777)
+        self.assertEqual(texts, [item["text"] for item in self.inbox.items()])
+        self.assertEqual(0o600, self.home.database.stat().st_mode & 0o777)
 
     def test_an_inbox_that_never_got_anything_is_empty(self) -> None:
         self.assertEqual([], self.inbox.items())
 
-    def test_it_never_grows_large(self) -> None:
-        self.patch(inbox_module, "MAX_INDEX_BYTES", 2000)
+    def test_the_oldest_gives_way(self) -> None:
+        self.patch(records_module, "MAX_ITEMS", 50)
         for number in range(200):
             self.inbox.add({"kind": "message", "text": f"message {number}"})
-        items = self.inbox.items()
-        self.assertEqual("message 199", items[-1]["text"])
-        self.assertLess(len(items), 60)
-        self.assertGreater(len(items), 15)
-        sizes = [path.stat().st_size for path in self.home.path.iterdir()]
-        self.assertEqual(2, len(sizes))
-        self.assertLess(max(sizes), 2200)
+        texts = [item["text"] for item in self.inbox.items()]
+        self.assertEqual([f"message {number}" for number in range(150, 200)], texts)
 
-    def test_a_line_that_was_cut_short_costs_no_other(self) -> None:
-        """A crash, or a full disk, in the middle of writing."""
-        self.inbox.add({"text": "before"})
-        with self.home.inbox_index.open("ab") as file:
-            file.write(b'{"text": "cut sho')
-        self.inbox.add({"text": "after"})
-        self.inbox.add({"text": "later"})
-        self.assertEqual(
-            ["before", "after", "later"], [item["text"] for item in self.inbox.items()]
-        )
-
-    def test_what_is_no_item_is_passed_over(self) -> None:
-        self.inbox.add({"text": "one"})
-        with self.home.inbox_index.open("ab") as file:
-            file.write(b'\xff\xfe\n[1, 2]\n"text"\n\n17\n')
-        self.inbox.add({"text": "two"})
-        self.assertEqual(["one", "two"], [item["text"] for item in self.inbox.items()])
-
-    def test_a_list_that_cannot_be_written_is_told(self) -> None:
-        self.home.inbox_index.mkdir()
-        self.assertRaises(StorageError, self.inbox.add, {"text": "x"})
-
-    def test_every_text_is_one_line(self) -> None:
-        self.inbox.add({"text": "\ud800\u2028\x85\r\n"})
-        (line,) = self.home.inbox_index.read_bytes().splitlines()
-        self.assertEqual("\ud800\u2028\x85\r\n", json.loads(line)["text"])
+    def test_what_is_not_committed_is_gone_with_its_session(self) -> None:
+        self.inbox.add({"text": "kept"})
+        self.database.commit()
+        self.inbox.add({"text": "came with a packet that was not counted"})
+        self.database.rollback()
+        self.assertEqual(["kept"], [item["text"] for item in self.inbox.items()])
