@@ -169,29 +169,32 @@ class FileTransfers:
         underway: deque[tuple[int, Deferred[None]]] = deque()
         hashed = hashlib.sha256()
         sent = acknowledged = 0
-        while not stored.called:
-            if transfer in self._rewinds:
-                acknowledged = sent = min(self._rewinds.pop(transfer), size)
-                hashed = await deferToThread(hash_file, file, sent)
-                underway.clear()
-            data = file.read(min(MAX_PIECE_BYTES, size - sent))
-            if data:
-                hashed.update(data)
-                piece = {"transfer": transfer, "offset": sent, "data": data}
-                sent += len(data)
-                underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
-            elif sent != size:
-                raise TransferError("the file became shorter while it was sent")
-            elif not underway:
-                end = {"transfer": transfer, "sha256": hashed.digest()}
-                await self._protocol.sendPacket(FILE_END, end)
-                await self._stored_or_rewound(transfer, stored)
-                continue
-            if len(underway) >= PIECES_UNDERWAY or not data:
-                length, oldest = underway.popleft()
-                await oldest
-                acknowledged += length
-                progress(acknowledged, size)
+        try:
+            while not stored.called:
+                if transfer in self._rewinds:
+                    acknowledged = sent = min(self._rewinds.pop(transfer), size)
+                    hashed = await deferToThread(hash_file, file, sent)
+                    _ignore_all(underway)
+                data = file.read(min(MAX_PIECE_BYTES, size - sent))
+                if data:
+                    hashed.update(data)
+                    piece = {"transfer": transfer, "offset": sent, "data": data}
+                    sent += len(data)
+                    underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
+                elif sent != size:
+                    raise TransferError("the file became shorter while it was sent")
+                elif not underway:
+                    end = {"transfer": transfer, "sha256": hashed.digest()}
+                    await self._protocol.sendPacket(FILE_END, end)
+                    await self._stored_or_rewound(transfer, stored)
+                    continue
+                if len(underway) >= PIECES_UNDERWAY or not data:
+                    length, oldest = underway.popleft()
+                    await oldest
+                    acknowledged += length
+                    progress(acknowledged, size)
+        finally:
+            _ignore_all(underway)
         return hashed.digest()
 
     async def _stored_or_rewound(self, transfer: bytes, stored: Deferred[Any]) -> None:
@@ -356,6 +359,12 @@ def _follow(deferred: Deferred[Any]) -> Deferred[Any]:
 
     deferred.addBoth(pass_on)
     return follower
+
+
+def _ignore_all(underway: deque[tuple[int, Deferred[None]]]) -> None:
+    """Forget what is under way: whoever sends is told elsewhere how it went."""
+    while underway:
+        underway.popleft()[1].addErrback(lambda failure: None)
 
 
 def _short(problem: AbstError) -> str:
