@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -46,6 +45,10 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that are acknowledged, and the file's size."""
 
 
+InThread = Callable[..., Deferred[Any]]
+"""Calls a function with arguments, not in this thread, and returns a Deferred of its result."""
+
+
 class TransferError(AbstError):
     """A file did not get across; the text says why."""
 
@@ -72,6 +75,7 @@ class FileTransfers:
         protocol: the session.
         inbox: where arriving files go.
         arrived: called with path, size and hash of each file that has been stored.
+        in_thread: runs what may wait long for the disk.
         random_bytes: returns that many unpredictable bytes.
     """
 
@@ -82,6 +86,7 @@ class FileTransfers:
         protocol: DeviceProtocol,
         inbox: Inbox,
         arrived: Callable[[Path, int, bytes], None],
+        in_thread: InThread,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._protocol = protocol
@@ -89,6 +94,7 @@ class FileTransfers:
         self._inbox = inbox
         self._records = inbox.records
         self._arrived = arrived
+        self._in_thread = in_thread
         self._random_bytes = random_bytes
         self._arriving: dict[bytes, ArrivingFile] = {}
         self._finishing: set[bytes] = set()
@@ -173,7 +179,7 @@ class FileTransfers:
             while not stored.called:
                 if transfer in self._rewinds:
                     acknowledged = sent = min(self._rewinds.pop(transfer), size)
-                    hashed = await deferToThread(hash_file, file, sent)
+                    hashed = await self._in_thread(hash_file, file, sent)
                     _ignore_all(underway)
                 data = file.read(min(MAX_PIECE_BYTES, size - sent))
                 if data:
@@ -311,7 +317,7 @@ class FileTransfers:
         """Store the file, in a thread: a disk can take long."""
         self._finishing.add(transfer)
         file = self._arriving[transfer]
-        finished = deferToThread(file.finish, sha256)
+        finished = self._in_thread(file.finish, sha256)
         finished.addBoth(self._finished, transfer, file.size_bytes, sha256)
 
     def _finished(

@@ -155,15 +155,26 @@ class Home:
             The lock's descriptor, to be kept open.
 
         Raises:
-            AbstError: another agent has it.
+            AbstError: another agent has it, or the folder cannot be written.
         """
-        descriptor = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.path / "agent.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(str(path), None, error.strerror or "?") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             raise AbstError(f"another agent is running for {self.path}") from None
+        self._remove_drafts()
         return descriptor
+
+    def _remove_drafts(self) -> None:
+        """Remove what an agent that was killed while it saved has left behind."""
+        for draft in self.path.glob(f".{self.settings_file.name}.*"):
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
     def _check_permissions(self) -> None:
         try:
@@ -189,12 +200,12 @@ class Home:
             return Settings()
         except OSError as error:
             raise ConfigurationError(str(path), None, error.strerror or "?") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(str(path), None, f"not JSON: {error}") from None
         try:
             return Settings(
                 name=str(document["name"]),
-                realms=tuple(RealmAddress.parse(text) for text in document["realms"]),
+                realms=tuple(RealmAddress.parse(str(text)) for text in document["realms"]),
                 peers=tuple(_peer(entry) for entry in document["peers"]),
             )
         except (KeyError, TypeError, ValueError, AbstError) as error:
@@ -203,7 +214,7 @@ class Home:
 
 def _peer(entry: Any) -> Peer:
     return Peer(
-        DeviceID.parse(entry["device_id"]),
+        DeviceID.parse(str(entry["device_id"])),
         str(entry["name"]),
         _bytes(entry["public_key"]),
         bool(entry["is_trusted"]),

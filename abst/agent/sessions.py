@@ -8,10 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from abst.agent.files import FileTransfers
+from abst.agent.files import FileTransfers, InThread
 from abst.agent.inbox import Inbox
 from abst.agent.packets import MESSAGE, NOTHING, is_well_formed
 from abst.device import DeviceFactory, DeviceProtocol, Peer
@@ -33,7 +34,9 @@ class AgentProtocol(DeviceProtocol):
 
     def connectionMade(self) -> None:
         """Begin, or go on where a former process stopped."""
-        self.files = FileTransfers(self, self.factory.inbox, self._file_arrived)
+        self.files = FileTransfers(
+            self, self.factory.inbox, self._file_arrived, self.factory.in_thread
+        )
         self.files.resume()
 
     def packetReceived(self, packet_id: int, content: Any) -> None:
@@ -81,13 +84,15 @@ class AgentFactory(DeviceFactory):
     Args:
         inbox: where files and messages go.
         notify: who else hears of what arrives.
+        in_thread: runs what may wait long for the disk.
     """
 
     protocol = AgentProtocol
 
-    def __init__(self, inbox: Inbox, notify: Notify) -> None:
+    def __init__(self, inbox: Inbox, notify: Notify, in_thread: InThread = deferToThread) -> None:
         self.inbox = inbox
         self.notify = notify
+        self.in_thread = in_thread
 
     def buildProtocol(self, peer: Peer) -> DeviceProtocol | None:
         """Return the protocol of a new session."""
