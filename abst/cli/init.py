@@ -14,8 +14,7 @@ from abst.packets import MAX_NAME_CHARACTERS
 NEXT_STEPS = """\
 Next:
   abst realm add 'abst://HOST:PORT/?pin=...'   where this device can be found; a realm prints it
-  abst trust DEVICE_ID --name NAME             the other device's ID; it has to trust this one too
-  abst up                                      start the agent"""
+  abst pair                                    shows a code, which the other device takes"""
 
 
 @click.command(cls=WithExample, example="abst init --name laptop")
@@ -40,6 +39,6 @@ def command(home: DeviceHome, name: str | None, as_json: bool) -> None:
         show_document({"device_id": device_id, "name": device_name, "home": str(home)})
         return
     note(f"This device is {printable(device_name)}. Its home is {printable(home)}.")
-    note("Its device ID, which others need to trust it:")
+    note("Its device ID:")
     show(str(identity.device_id))
     note(NEXT_STEPS)

@@ -24,7 +24,7 @@ def command(home: DeviceHome, as_json: bool) -> None:
     for peer in answer["peers"]:
         show(_peer_line(peer))
     if not answer["peers"]:
-        note("no peer yet: 'abst trust DEVICE_ID' adds one")
+        note("no peer yet: 'abst pair' adds one")
 
 
 def _peer_line(peer: dict[str, Any]) -> str:

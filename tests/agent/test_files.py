@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.agent.files import (
@@ -29,8 +29,11 @@ from abst.agent.packets import (
     MAX_PIECE_BYTES,
     MESSAGE,
 )
+from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory, AgentProtocol
+from abst.database import Database
 from abst.device import Device
+from abst.device.session_store import SqliteSessionStore
 from abst.errors import AbstError, SessionEndedError
 from abst.testing import MemoryNetwork
 from tests.device.doubles import Notes, NotesFactory
@@ -53,8 +56,14 @@ class FilesTestCase(SynchronousTestCase):
     def tearDown(self) -> None:
         self.network.settle()
 
-    def device(self, name: str, home: Home) -> Device:
-        return self.network.device(name, AgentFactory(Inbox(home), self.items.append))
+    def device(self, name: str, home: Home, **options: Any) -> Device:
+        """Start an agent's device, as the agent does."""
+        database = Database(home.database, DATABASE_KIND, MIGRATIONS)
+        self.addCleanup(database.close)
+        inbox = Inbox(home, Records(database))
+        inbox.clean()
+        factory = AgentFactory(inbox, self.items.append, maybeDeferred)
+        return self.network.device(name, factory, store=SqliteSessionStore(database), **options)
 
     def protocols(self, alice: Device) -> tuple[Any, Any]:
         self.network.introduce(alice, self.bob)
@@ -98,7 +107,7 @@ class AgentsTests(FilesTestCase):
         """Let Bob get some pieces of the file that is on its way, and not the last one."""
         arriving = self.theirs.files._arriving
         for _ in range(10_000):
-            if any(file._written >= pieces * MAX_PIECE_BYTES for file in arriving.values()):
+            if any(file.written_bytes >= pieces * MAX_PIECE_BYTES for file in arriving.values()):
                 return
             turn(self.network)
         self.fail("it does not arrive")

@@ -100,15 +100,15 @@ class BadInputTestCase(TestCase):
         return connection
 
     def assert_only_bystanders_are_here(self) -> None:
-        """Assert that a device that arrives now is the third, and no socket is left open."""
-        with join(self.port, NOBODY) as device:
-            short = device.device_id[:4].hex()
-            self.assertIn("3 in all", self.realm.log_line("is here", short))
+        """Assert that no socket is left open, and that a device that arrives now is the third."""
         pause = threading.Event()
         end = time.monotonic() + PATIENCE_SECONDS
         while self.realm.open_files() != self.open_files and time.monotonic() < end:
             pause.wait(0.01)  # Nothing tells when another process closes a file.
         self.assertEqual(self.open_files, self.realm.open_files())
+        with join(self.port, NOBODY) as device:
+            short = device.device_id[:4].hex()
+            self.assertIn("3 in all", self.realm.log_line("is here", short))
 
 
 def read_all(connection: socket.socket) -> bytes:
