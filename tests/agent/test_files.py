@@ -26,6 +26,7 @@ from abst.agent.packets import (
     FILE_OFFER,
     FILE_PIECE,
     FILE_RESULT,
+    FILE_REWIND,
     MAX_PIECE_BYTES,
     MESSAGE,
 )
@@ -47,6 +48,7 @@ class FilesTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.network = MemoryNetwork()
         self.items: list[dict[str, Any]] = []
+        self.homes: dict[str, Home] = {}
         self.home = Home(Path(self.mktemp()))
         self.home.path.mkdir(mode=0o700)
         self.outside = Path(self.mktemp())
@@ -58,6 +60,7 @@ class FilesTestCase(SynchronousTestCase):
 
     def device(self, name: str, home: Home, **options: Any) -> Device:
         """Start an agent's device, as the agent does."""
+        self.homes[name] = home
         database = Database(home.database, DATABASE_KIND, MIGRATIONS)
         self.addCleanup(database.close)
         inbox = Inbox(home, Records(database))
@@ -315,12 +318,34 @@ class AgentsTests(FilesTestCase):
         (item,) = self.items
         self.assertEqual(("message", "hello\nthere"), (item["kind"], item["text"]))
 
-    def test_a_list_that_cannot_be_written_loses_no_message(self) -> None:
-        self.home.inbox_index.mkdir()
-        waiting = self.ours.send_message("hello")
-        self.pass_time()
-        self.network.result(waiting)
-        self.assertEqual("hello", self.items[0]["text"])
+    def test_a_restart_of_either_agent_is_no_reason_to_begin_again(self) -> None:
+        content = os.urandom(60 * MAX_PIECE_BYTES)
+        path = self.file(content)
+        self.send(path).addErrback(lambda failure: None)
+        self.until_arrived(10)
+        self.bob = self.restart(self.bob)
+        self.pass_time(0)
+        self.alice = self.restart(self.alice)
+        self.pass_time(30)
+        self.assertEqual(content, (self.home.inbox / "file.bin").read_bytes())
+        self.assertEqual(["file.bin"], self.stored())
+        self.assertEqual(1, len(self.items))
+
+    def test_a_file_that_changes_over_a_restart_is_given_up(self) -> None:
+        path = self.file(bytes(60 * MAX_PIECE_BYTES))
+        self.send(path).addErrback(lambda failure: None)
+        self.until_arrived(10)
+        path.write_bytes(b"something else")
+        self.alice = self.restart(self.alice)
+        self.pass_time(30)
+        self.assertEqual([], self.stored())
+        self.assertEqual([], self.items)
+
+    def restart(self, device: Device) -> Device:
+        """Stop an agent's device in order, and start it again with the same home."""
+        device.stopService()
+        home = self.homes[device.device_name]
+        return self.device(device.device_name, home, identity=device.identity, peers=device.peers)
 
 
 class LyingSenderTests(FilesTestCase):
@@ -349,35 +374,59 @@ class LyingSenderTests(FilesTestCase):
 
     def test_another_hash(self) -> None:
         self.say(FILE_OFFER, name="a", size=3)
-        self.say(FILE_PIECE, data=b"abc")
+        self.say(FILE_PIECE, offset=0, data=b"abc")
         self.say(FILE_END, sha256=bytes(32))
         self.assert_result(False)
 
-    def test_fewer_bytes(self) -> None:
+    def test_an_end_that_comes_early_asks_for_the_rest(self) -> None:
         self.say(FILE_OFFER, name="a", size=4)
-        self.say(FILE_PIECE, data=b"abc")
+        self.say(FILE_PIECE, offset=0, data=b"abc")
         self.say(FILE_END, sha256=hashlib.sha256(b"abc").digest())
-        self.assert_result(False)
+        self.assertEqual([3], [content["offset"] for content in self.answers(FILE_REWIND)])
+        self.say(FILE_PIECE, offset=3, data=b"d")
+        self.say(FILE_END, sha256=hashlib.sha256(b"abcd").digest())
+        self.assert_result(True)
+
+    def test_a_gap_is_not_written(self) -> None:
+        self.say(FILE_OFFER, name="a", size=4)
+        self.say(FILE_PIECE, offset=1, data=b"bcd")
+        self.say(FILE_PIECE, offset=2**50, data=b"x")
+        self.assertEqual([0, 0], [content["offset"] for content in self.answers(FILE_REWIND)])
+        self.say(FILE_PIECE, offset=0, data=b"abcd")
+        self.say(FILE_END, sha256=hashlib.sha256(b"abcd").digest())
+        self.assert_result(True)
+
+    def test_what_comes_again_is_written_once(self) -> None:
+        self.say(FILE_OFFER, name="a", size=4)
+        self.say(FILE_PIECE, offset=0, data=b"ab")
+        self.say(FILE_PIECE, offset=0, data=b"XYc")
+        self.say(FILE_PIECE, offset=1, data=b"Z")
+        self.say(FILE_PIECE, offset=3, data=b"d")
+        self.say(FILE_END, sha256=hashlib.sha256(b"abcd").digest())
+        self.assert_result(True)
 
     def test_more_bytes(self) -> None:
         self.say(FILE_OFFER, name="a", size=2)
-        self.say(FILE_PIECE, data=b"abc")
+        self.say(FILE_PIECE, offset=0, data=b"abc")
         self.assert_result(False)
-        self.say(FILE_PIECE, data=b"d")
+        self.say(FILE_PIECE, offset=3, data=b"d")
         self.say(FILE_END, sha256=hashlib.sha256(b"abcd").digest())
         self.assertEqual(1, len(self.answers(FILE_RESULT)))
 
     def test_pieces_that_nobody_announced(self) -> None:
-        self.say(FILE_PIECE, data=b"abc")
+        self.say(FILE_PIECE, offset=0, data=b"abc")
         self.say(FILE_END, sha256=bytes(32))
         self.say(FILE_CANCEL, reason="why not")
         self.assertEqual([], self.notes.packets)
         self.assertEqual([], self.stored())
 
     def test_answers_that_nobody_waits_for(self) -> None:
-        self.say(FILE_ANSWER, accepted=True, reason="")
+        self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
         self.say(FILE_RESULT, stored=True, name="a", reason="")
+        self.say(FILE_REWIND, offset=0)
         self.assertEqual([], self.notes.packets)
+        files = self.theirs.files
+        self.assertEqual(({}, {}), (files._replies, files._rewinds))
 
     def test_a_huge_file(self) -> None:
         self.say(FILE_OFFER, name="a", size=2**50)
@@ -399,12 +448,15 @@ class LyingSenderTests(FilesTestCase):
         self.pass_time()
         self.assertEqual([], self.stored())
 
-    def test_the_same_file_twice(self) -> None:
+    def test_the_same_file_again(self) -> None:
+        """It goes on where it stopped; when its size is another one, it is another file."""
         self.say(FILE_OFFER, name="a", size=3)
-        self.say(FILE_PIECE, data=b"ab")
+        self.say(FILE_PIECE, offset=0, data=b"ab")
         self.say(FILE_OFFER, name="b", size=9)
-        self.assertEqual([True, False], [a["accepted"] for a in self.answers(FILE_ANSWER)])
-        self.say(FILE_PIECE, data=b"c")
+        self.say(FILE_OFFER, name="a", size=3)
+        answers = [(a["accepted"], a["offset"]) for a in self.answers(FILE_ANSWER)]
+        self.assertEqual([(True, 0), (False, 0), (True, 2)], answers)
+        self.say(FILE_PIECE, offset=2, data=b"c")
         self.say(FILE_END, sha256=hashlib.sha256(b"abc").digest())
         self.assert_result(True)
         self.assertEqual(["a"], self.stored())
@@ -418,7 +470,8 @@ class LyingSenderTests(FilesTestCase):
             ["_[2J", "a_b", "passwd", "passwd (1)", "unnamed"],
             self.stored(),
         )
-        self.assertEqual({"inbox", "inbox.jsonl"}, set(os.listdir(self.home.path)))
+        others = [name for name in os.listdir(self.home.path) if "sqlite" not in name]
+        self.assertEqual(["inbox"], others)
 
     def test_packets_of_the_wrong_form_are_ignored(self) -> None:
         for packet_id, content in (
@@ -432,8 +485,11 @@ class LyingSenderTests(FilesTestCase):
             (FILE_OFFER, {"transfer": TRANSFER, "name": "a" * 256, "size": 1}),
             (FILE_OFFER, {"transfer": TRANSFER, "name": b"a", "size": 1}),
             (FILE_OFFER, {"transfer": TRANSFER, "size": 1}),
-            (FILE_PIECE, {"transfer": TRANSFER, "data": "text"}),
-            (FILE_PIECE, {"transfer": TRANSFER, "data": b""}),
+            (FILE_PIECE, {"transfer": TRANSFER, "offset": 0, "data": "text"}),
+            (FILE_PIECE, {"transfer": TRANSFER, "offset": 0, "data": b""}),
+            (FILE_PIECE, {"transfer": TRANSFER, "offset": -1, "data": b"x"}),
+            (FILE_PIECE, {"transfer": TRANSFER, "data": b"x"}),
+            (FILE_REWIND, {"transfer": TRANSFER}),
             (FILE_END, {"transfer": TRANSFER, "sha256": b"short"}),
             (FILE_END, [TRANSFER, bytes(32)]),
             (99, {"what": "ever"}),
@@ -468,14 +524,14 @@ class LyingReceiverTests(FilesTestCase):
         self.pass_time()
 
     def test_a_refusal_is_told_in_the_receivers_words_without_escapes(self) -> None:
-        self.say(FILE_ANSWER, accepted=False, reason="go\x1b[31m away\n")
+        self.say(FILE_ANSWER, accepted=False, offset=0, reason="go\x1b[31m away\n")
         problem = self.failureResultOf(self.sent, TransferError).value
         self.assertEqual("go[31m away", str(problem))
 
     def test_refused_in_the_middle(self) -> None:
         self.notes.sendPacket(
             FILE_ANSWER,
-            {"transfer": self.offer["transfer"], "accepted": True, "reason": ""},
+            {"transfer": self.offer["transfer"], "accepted": True, "offset": 0, "reason": ""},
         )
         for _ in range(20):
             turn(self.network)
@@ -485,8 +541,8 @@ class LyingReceiverTests(FilesTestCase):
         self.assertEqual({}, self.ours.files._replies)
 
     def test_answered_twice(self) -> None:
-        self.say(FILE_ANSWER, accepted=True, reason="")
-        self.say(FILE_ANSWER, accepted=False, reason="no, after all")
+        self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
+        self.say(FILE_ANSWER, accepted=False, offset=0, reason="no, after all")
         self.say(FILE_RESULT, stored=True, name="\x1b]0;evil\x07name", reason="")
         self.assertEqual("]0;evilname", self.network.result(self.sent).stored_as)
         self.say(FILE_RESULT, stored=False, name="", reason="")
@@ -495,18 +551,19 @@ class LyingReceiverTests(FilesTestCase):
     def test_stored_before_it_was_sent(self) -> None:
         """Only the receiver fools itself; the sender ends its work."""
         self.say(FILE_RESULT, stored=True, name="early", reason="")
-        self.say(FILE_ANSWER, accepted=True, reason="")
+        self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
         self.assertTrue(self.sent.called)
         self.sent.addErrback(lambda failure: failure.trap(TransferError))
         self.assertEqual({}, self.ours.files._replies)
 
     def test_an_answer_for_another_transfer(self) -> None:
         self.notes.sendPacket(
-            FILE_ANSWER, {"transfer": TRANSFER, "accepted": False, "reason": "whose?"}
+            FILE_ANSWER,
+            {"transfer": TRANSFER, "accepted": False, "offset": 0, "reason": "whose?"},
         )
         self.pass_time()
         self.assertNoResult(self.sent)
-        self.say(FILE_ANSWER, accepted=False, reason="yours")
+        self.say(FILE_ANSWER, accepted=False, offset=0, reason="yours")
         self.failureResultOf(self.sent, TransferError)
 
 
