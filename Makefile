@@ -9,6 +9,8 @@ TESTS ?= tests
 TRIAL_FLAGS ?=
 BENCH_FLAGS ?=
 FILE ?=
+SECONDS ?= 600
+SEED ?=
 
 SHELL := /bin/sh
 LATEST := .venv/latest
@@ -20,7 +22,7 @@ PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abs
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-debian-13 check format bench wheel clean FORCE
+.PHONY: help venv demo test test-debian-13 soak check format bench wheel clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -44,6 +46,11 @@ test-debian-13: SET = debian-13
 test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## every test, on Debian 13's versions
 	@echo "== tests, constraints/$(SET).txt"
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+
+soak: SET = latest
+soak: $(LATEST)/.test $(LATEST)/.package ## the fault test for as long as asked [SECONDS=600 SEED=n]
+	@echo "== faults for $(SECONDS) s"
+	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
 
 check: SET = latest
 check: $(LATEST)/.test $(LATEST)/.check $(LATEST)/.package ## format, lint, types, imports, documents

@@ -19,15 +19,20 @@ from twisted.internet.defer import (
     QueueOverflow,
     ensureDeferred,
 )
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from abst.errors import AbstError
 
 MAX_ANSWERS: Final = 16
 MAX_LINE_BYTES: Final = 1024 * 1024
+
+MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
+"""How much may wait for a client that does not read: more than any one answer."""
 
 Emit = Callable[[dict[str, Any]], None]
 """Sends one event to whoever runs the command."""
@@ -36,6 +41,7 @@ Command = Callable[[dict[str, Any], Emit], Awaitable[dict[str, Any]]]
 """Runs a command with its arguments; returns its result, or raises an ``AbstError``."""
 
 
+@implementer(IPushProducer)
 class ControlProtocol(LineOnlyReceiver):
     """One request."""
 
@@ -46,10 +52,29 @@ class ControlProtocol(LineOnlyReceiver):
     def __init__(self) -> None:
         self._running: Deferred[Any] | None = None
         self._connected = True
+        self._answered = False
+        self._unread_bytes: int | None = None
         self._answers: DeferredQueue[Any] = DeferredQueue(MAX_ANSWERS)
+
+    def connectionMade(self) -> None:
+        """Ask to be told when the client does not read."""
+        self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+
+    def pauseProducing(self) -> None:
+        """The client has stopped reading: count what waits for it from now on."""
+        self._unread_bytes = 0
+
+    def resumeProducing(self) -> None:
+        """The client has read everything."""
+        self._unread_bytes = None
+
+    def stopProducing(self) -> None:
+        """The connection is gone; ``connectionLost`` follows."""
 
     def lineReceived(self, line: bytes) -> None:
         """Run the command that the line names."""
+        if self._answered:
+            return
         if self._running is not None:
             self._take_answer(line)
             return
@@ -57,7 +82,7 @@ class ControlProtocol(LineOnlyReceiver):
             request = json.loads(line)
             command = self.factory.commands[request.pop("command")]
             request["answers"] = self._answers
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._answer(
                 {"error": "the agent does not know this command: are both of one version?"}
             )
@@ -79,7 +104,7 @@ class ControlProtocol(LineOnlyReceiver):
         """Pass on what the person has answered to a command that asks."""
         try:
             self._answers.put(json.loads(line)["answer"])
-        except (ValueError, KeyError, TypeError, QueueOverflow):
+        except (ValueError, KeyError, TypeError, RecursionError, QueueOverflow):
             self._answer({"error": "this is no answer"})
 
     def _emit(self, event: dict[str, Any]) -> None:
@@ -99,11 +124,22 @@ class ControlProtocol(LineOnlyReceiver):
 
     def _answer(self, answer: dict[str, Any]) -> None:
         self._write(answer)
+        self._answered = True
+        # Twisted does not close while a producer might go on.
+        self.transport.unregisterProducer()  # type: ignore[union-attr]
         self.transport.loseConnection()  # type: ignore[union-attr]
 
     def _write(self, value: dict[str, Any]) -> None:
-        if self._connected:
-            self.sendLine(json.dumps(value).encode())
+        if not self._connected or self._answered:
+            return
+        line = json.dumps(value).encode()
+        if self._unread_bytes is not None:
+            self._unread_bytes += len(line)
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self._connected = False
+                self.transport.abortConnection()  # type: ignore[union-attr]
+                return
+        self.sendLine(line)
 
 
 async def _run(command: Command, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:

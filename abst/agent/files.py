@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -147,7 +147,8 @@ class FileTransfers:
                     "name": name[:MAX_FILE_NAME_CHARACTERS],
                     "size": size,
                 }
-                await self._protocol.sendPacket(FILE_OFFER, offer)
+                # The answer tells more than an acknowledgement, and comes sooner.
+                self._protocol.sendPacket(FILE_OFFER, offer).addErrback(_ignore)
                 answer = await answered
                 if not answer["accepted"]:
                     raise TransferError(printable(answer["reason"]))
@@ -157,6 +158,8 @@ class FileTransfers:
         except BaseException as problem:
             if isinstance(problem, GeneratorExit):
                 raise
+            answered.addErrback(_ignore)
+            stored.addErrback(_ignore)
             self._cancel(transfer)
             if isinstance(problem, OSError):
                 raise TransferError(f"{path}: {problem.strerror}") from None
@@ -178,9 +181,12 @@ class FileTransfers:
         try:
             while not stored.called:
                 if transfer in self._rewinds:
+                    # What is underway still takes room, so a new start waits for it.
+                    while underway:
+                        await underway.popleft()[1]
                     acknowledged = sent = min(self._rewinds.pop(transfer), size)
                     hashed = await self._in_thread(hash_file, file, sent)
-                    _ignore_all(underway)
+                    continue
                 data = file.read(min(MAX_PIECE_BYTES, size - sent))
                 if data:
                     hashed.update(data)
@@ -189,12 +195,12 @@ class FileTransfers:
                     underway.append((len(data), self._protocol.sendPacket(FILE_PIECE, piece)))
                 elif sent != size:
                     raise TransferError("the file became shorter while it was sent")
-                elif not underway:
+                else:
                     end = {"transfer": transfer, "sha256": hashed.digest()}
-                    await self._protocol.sendPacket(FILE_END, end)
+                    underway.append((0, self._protocol.sendPacket(FILE_END, end)))
                     await self._stored_or_rewound(transfer, stored)
                     continue
-                if len(underway) >= PIECES_UNDERWAY or not data:
+                if len(underway) >= PIECES_UNDERWAY:
                     length, oldest = underway.popleft()
                     await oldest
                     acknowledged += length
@@ -207,10 +213,8 @@ class FileTransfers:
         """Wait until the other side has stored the file, or wants some of it again."""
         if transfer in self._rewinds or stored.called:
             return
-        waiting = self._expect(transfer, FILE_REWIND)
-        first = DeferredList([_follow(stored), _follow(waiting)], fireOnOneCallback=True)
         try:
-            await first
+            await self._expect(transfer, FILE_REWIND)
         finally:
             self._replies.pop((transfer, FILE_REWIND), None)
 
@@ -223,16 +227,13 @@ class FileTransfers:
         self._rewinds.pop(transfer, None)
         self._records.end_sending(transfer)
         for packet_id in (FILE_ANSWER, FILE_RESULT, FILE_REWIND):
-            reply = self._replies.pop((transfer, packet_id), None)
-            if reply is not None:
-                # Whoever waited is gone, so what becomes of the reply concerns nobody.
-                reply.addErrback(lambda failure: None)
+            self._replies.pop((transfer, packet_id), None)
 
     def _cancel(self, transfer: bytes) -> None:
         self._forget(transfer)
         try:
             cancel = {"transfer": transfer, "reason": "the sender gave up"}
-            self._protocol.sendPacket(FILE_CANCEL, cancel).addErrback(lambda failure: None)
+            self._protocol.sendPacket(FILE_CANCEL, cancel).addErrback(_ignore)
         except AbstError:
             pass  # The session has ended, and the other side's transfers with it.
 
@@ -244,6 +245,8 @@ class FileTransfers:
         match packet_id:
             case _ if packet_id == FILE_OFFER:
                 self._offered(transfer, content["name"], content["size"])
+            case _ if transfer in self._finishing and packet_id in (FILE_PIECE, FILE_CANCEL):
+                pass  # All of it is here, and another thread has it.
             case _ if packet_id == FILE_PIECE and transfer in self._arriving:
                 self._piece(transfer, content["offset"], content["data"])
             case _ if packet_id == FILE_END and transfer in self._arriving:
@@ -253,14 +256,20 @@ class FileTransfers:
             case _ if packet_id in (FILE_ANSWER, FILE_RESULT, FILE_REWIND):
                 if packet_id == FILE_REWIND and (transfer, FILE_RESULT) in self._replies:
                     self._rewinds[transfer] = content["offset"]
-                reply = self._replies.get((transfer, packet_id))
-                if reply is not None and not reply.called:
-                    reply.callback(content)
+                self._reply(transfer, packet_id, content)
+                if packet_id == FILE_RESULT:
+                    self._reply(transfer, FILE_REWIND, content)  # None will come any more.
+
+    def _reply(self, transfer: bytes, packet_id: int, content: dict[str, Any]) -> None:
+        reply = self._replies.get((transfer, packet_id))
+        if reply is not None and not reply.called:
+            reply.callback(content)
 
     def ended(self, problem: AbstError) -> None:
         """Drop every transfer, because the session is over."""
         for transfer in list(self._arriving):
-            self._drop(transfer)
+            if transfer not in self._finishing:
+                self._drop(transfer)
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.called:
@@ -294,7 +303,7 @@ class FileTransfers:
     def _piece(self, transfer: bytes, offset: int, data: bytes) -> None:
         file = self._arriving[transfer]
         try:
-            if not file.write(offset, data) and transfer not in self._finishing:
+            if not file.write(offset, data):
                 self._rewind(transfer, file)
         except StorageError as problem:
             self._refuse(transfer, problem)
@@ -349,28 +358,19 @@ class FileTransfers:
     def _say(self, packet_id: int, transfer: bytes, **values: Any) -> None:
         try:
             said = self._protocol.sendPacket(packet_id, {"transfer": transfer, **values})
-            said.addErrback(lambda failure: None)
+            said.addErrback(_ignore)
         except AbstError:
             pass  # The session has ended, and the transfer with it.
 
 
-def _follow(deferred: Deferred[Any]) -> Deferred[Any]:
-    """Return a Deferred that fires with another one, and leaves that one's result alone."""
-    follower: Deferred[Any] = Deferred()
-
-    def pass_on(result: Any) -> Any:
-        if not follower.called:
-            follower.callback(None)
-        return result
-
-    deferred.addBoth(pass_on)
-    return follower
+def _ignore(failure: Failure) -> None:
+    """Take a failure that somebody else is told of."""
 
 
 def _ignore_all(underway: deque[tuple[int, Deferred[None]]]) -> None:
     """Forget what is under way: whoever sends is told elsewhere how it went."""
     while underway:
-        underway.popleft()[1].addErrback(lambda failure: None)
+        underway.popleft()[1].addErrback(_ignore)
 
 
 def _short(problem: AbstError) -> str:

@@ -107,7 +107,8 @@ class PeerBook:
             listed = ", ".join(str(peer.device_id) for peer in found)
             raise AbstError(f"{text!r} means several peers, name one by its ID: {listed}")
         raise AbstError(
-            f"no peer is called {text!r}: 'abst peers' lists them, 'abst pair' or 'abst trust' adds one"
+            f"no peer is called {text!r}: 'abst peers' lists them, "
+            "'abst pair' or 'abst trust' adds one"
         )
 
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:

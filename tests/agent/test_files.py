@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import socket
@@ -555,6 +556,70 @@ class LyingReceiverTests(FilesTestCase):
         self.assertTrue(self.sent.called)
         self.sent.addErrback(lambda failure: failure.trap(TransferError))
         self.assertEqual({}, self.ours.files._replies)
+
+    def sent_pieces(self) -> list[dict[str, Any]]:
+        return [content for found, content in self.notes.packets if found == FILE_PIECE]
+
+    def test_a_rewind_is_honoured(self) -> None:
+        """In the middle, and once everything has been sent."""
+        self.say(FILE_ANSWER, accepted=True, offset=5, reason="")
+        size = self.offer["size"]
+        for offset in (MAX_PIECE_BYTES + 1, 7 * MAX_PIECE_BYTES, size, 0):
+            self.notes.packets.clear()
+            self.say(FILE_REWIND, offset=offset)
+            pieces = self.sent_pieces()
+            self.assertEqual(size - offset, sum(len(piece["data"]) for piece in pieces))
+            for piece in pieces:
+                self.assertEqual(offset, piece["offset"])
+                offset += len(piece["data"])
+            last_id, end = self.notes.packets[-1]
+            self.assertEqual(FILE_END, last_id)
+            self.assertEqual(hashlib.sha256(bytes(size)).digest(), end["sha256"])
+        self.say(FILE_RESULT, stored=True, name="a", reason="")
+        self.assertEqual(size, self.network.result(self.sent).size_bytes)
+        self.assertEqual({}, self.ours.files._replies)
+        self.assertEqual({}, self.ours.files._rewinds)
+
+    def test_rewinds_fill_no_memory(self) -> None:
+        """Whoever asks again and again gets no more than one who waits."""
+        self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
+        connection: Any = self.ours.transport._connection
+        most = 0
+        for _ in range(50):
+            self.ours.packetReceived(FILE_REWIND, {"transfer": self.offer["transfer"], "offset": 0})
+            most = max(most, connection.session.unacknowledged)
+        self.assertLessEqual(most, PIECES_UNDERWAY + 1)
+        self.pass_time()
+        self.say(FILE_RESULT, stored=True, name="a", reason="")
+        self.network.result(self.sent)
+
+    def test_cancelling_while_the_result_does_not_come(self) -> None:
+        self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
+        self.assertEqual(FILE_END, self.notes.packets[-1][0])
+        self.sent.cancel()
+        self.failureResultOf(self.sent, CancelledError)
+        self.pass_time()
+        self.assertEqual(FILE_CANCEL, self.notes.packets[-1][0])
+        self.assertEqual({}, self.ours.files._replies)
+        gc.collect()
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_the_session_ends_in_silence_whatever_is_waited_for(self) -> None:
+        for accepted in (False, True):
+            if accepted:
+                self.bob.trust(self.alice.device_id)
+                self.notes, self.ours = self.protocols(self.alice)
+                self.sent = ensureDeferred(self.ours.files.send(self.file(b"x")))
+                self.network.settle()
+                _, self.offer = self.notes.packets[0]
+                self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
+                self.assertEqual(FILE_END, self.notes.packets[-1][0])
+            self.bob.forget(self.alice.device_id)
+            self.pass_time()
+            self.failureResultOf(self.sent, SessionEndedError)
+            self.assertEqual({}, self.ours.files._replies)
+            gc.collect()
+            self.assertEqual([], self.flushLoggedErrors())
 
     def test_an_answer_for_another_transfer(self) -> None:
         self.notes.sendPacket(

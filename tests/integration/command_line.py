@@ -77,17 +77,18 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class RealmProcess:
-    """``twist abst-realm`` on a port of its own.
+    """``twist abst-realm`` on a port of its own, or on the one that an earlier process had.
 
     Attributes:
+        process: the process.
         address: what it prints.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "twisted", "abst-realm"),
-                *("--listen", "tcp:0:interface=127.0.0.1", "--state", str(folder)),
+                *("--listen", f"tcp:{port}:interface=127.0.0.1", "--state", str(folder)),
             ],
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
@@ -97,22 +98,22 @@ class RealmProcess:
         )
         self.address = ""
         while not self.address.startswith("abst://"):
-            line = read_line(self._process)
+            line = read_line(self.process)
             if not line:
                 raise AssertionError("the realm did not start")
             self.address = line.strip()
         # It logs to stdout too, and must not stop when nobody reads.
-        assert self._process.stdout is not None
-        self._drain = threading.Thread(target=self._process.stdout.read, daemon=True)
+        assert self.process.stdout is not None
+        self._drain = threading.Thread(target=self.process.stdout.read, daemon=True)
         self._drain.start()
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait(SECONDS)
+        self.process.kill()
+        self.process.wait(SECONDS)
         self._drain.join(SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 class CommandLine:
