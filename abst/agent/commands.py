@@ -56,6 +56,7 @@ class Commands:
         self._listeners = listeners
         self._save = save
         self._stop = stop
+        self._stopping = False
         self._started = device.reactor.seconds()
 
     def by_name(self) -> dict[str, Command]:
@@ -282,7 +283,9 @@ class Commands:
 
     async def down(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """End the agent, once the answer is out."""
-        self._device.reactor.callLater(0.05, self._stop)
+        if not self._stopping:
+            self._stopping = True
+            self._device.reactor.callLater(0.05, self._stop)
         return {"stopping": True}
 
     # What commands share.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any, Final
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -57,6 +56,7 @@ class AgentService(MultiService):
         try:
             self._open()
         except AbstError as error:
+            self._give_back()
             raise SystemExit(f"abst-device: {error}") from None
         super().startService()
 
@@ -71,8 +71,10 @@ class AgentService(MultiService):
             raise AbstError(f"{socket}: too long for a socket; choose a home with a shorter path")
         self._lock = self._home.lock()
         # With the lock in hand, a socket that is still there is one that a killed agent has left.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(socket)
+        try:
+            self._home.socket.unlink(missing_ok=True)
+        except OSError as error:
+            raise AbstError(f"{socket}: {error.strerror}") from None
         self._database = Database(self._home.database, DATABASE_KIND, MIGRATIONS)
         inbox = Inbox(self._home, Records(self._database))
         inbox.clean()
@@ -91,21 +93,22 @@ class AgentService(MultiService):
         commands = Commands(
             self.device, self._home, inbox, self._listeners, self._save, self._reactor.stop
         )
-        endpoint = UNIXServerEndpoint(self._reactor, socket, mode=0o600)
-        listening = endpoint.listen(ControlFactory(commands.by_name()))
-        listening.addCallbacks(self._listens, self._failed_to_listen)
-
-    def _listens(self, port: IListeningPort) -> None:
-        self._port = port
+        try:
+            self._port = self._reactor.listenUNIX(
+                socket, ControlFactory(commands.by_name()), mode=0o600
+            )
+        except CannotListenError as error:
+            raise AbstError(str(error)) from None
         self.log.info("the agent is ready: {home}", home=str(self._home))
-
-    def _failed_to_listen(self, failure: Any) -> None:
-        raise SystemExit(f"abst-device: {failure.getErrorMessage()}")
 
     async def _stop(self) -> None:
         if self._port is not None:
             await self._port.stopListening()  # type: ignore[misc]
         await super().stopService()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Leave the home to whoever comes next."""
         if self._database is not None:
             self._database.close()
         if self._lock is not None:
