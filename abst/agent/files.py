@@ -178,6 +178,7 @@ class FileTransfers:
         underway: deque[tuple[int, Deferred[None]]] = deque()
         hashed = hashlib.sha256()
         sent = acknowledged = 0
+        is_whole = False
         try:
             while not stored.called:
                 if transfer in self._rewinds:
@@ -196,6 +197,7 @@ class FileTransfers:
                 elif sent != size:
                     raise TransferError("the file became shorter while it was sent")
                 else:
+                    is_whole = True
                     end = {"transfer": transfer, "sha256": hashed.digest()}
                     underway.append((0, self._protocol.sendPacket(FILE_END, end)))
                     await self._stored_or_rewound(transfer, stored)
@@ -207,6 +209,9 @@ class FileTransfers:
                     progress(acknowledged, size)
         finally:
             _ignore_all(underway)
+        if not is_whole:
+            # Its result was on its way over a restart: the new offer may have opened it again.
+            self._cancel(transfer)
         return hashed.digest()
 
     async def _stored_or_rewound(self, transfer: bytes, stored: Deferred[Any]) -> None:

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,7 +121,11 @@ class AgentsTests(FilesTestCase):
         """Neither side keeps anything of a transfer that is over."""
         for files in (self.ours.files, self.theirs.files):
             self.assertEqual({}, files._arriving)
+            self.assertEqual(set(), files._finishing)
             self.assertEqual({}, files._replies)
+            self.assertEqual({}, files._rewinds)
+            self.assertEqual([], files._records.sending(files._device_id))
+            self.assertEqual([], files._records.arriving(files._device_id))
 
     def test_a_file_arrives_whole(self) -> None:
         content = os.urandom(5 * MAX_PIECE_BYTES + 17)
@@ -255,6 +260,52 @@ class AgentsTests(FilesTestCase):
             self.assert_nothing_left()
             for name in self.stored():
                 self.assertFalse(name.startswith("."), turns)
+
+    def test_what_comes_while_a_thread_stores_the_file_changes_nothing(self) -> None:
+        for ends in (False, True):
+            waiting: list[Callable[[], Any]] = []
+
+            def later(call: Callable[..., Any], *args: Any) -> Deferred[Any]:
+                done: Deferred[Any] = Deferred()
+                waiting.append(lambda: maybeDeferred(call, *args).chainDeferred(done))  # noqa: B023
+                return done
+
+            self.theirs.files._in_thread = later
+            sent = self.send(self.file(b"content"))
+            self.pass_time()
+            self.assertEqual(1, len(waiting))
+            if ends:
+                self.alice.forget(self.bob.device_id)
+                self.pass_time()
+                self.failureResultOf(sent, SessionEndedError)
+            else:
+                (transfer,) = self.theirs.files._arriving
+                extra = {"transfer": transfer, "offset": 7, "data": b"more"}
+                self.theirs.packetReceived(FILE_PIECE, extra)
+                sent.cancel()
+                self.failureResultOf(sent, CancelledError)
+                self.pass_time()
+            waiting.pop()()
+            self.pass_time()
+            self.assert_nothing_left()
+        self.assertEqual(["file (1).bin", "file.bin"], self.stored())
+        self.assertEqual(["file.bin", "file (1).bin"], [item["file"] for item in self.items])
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_a_result_that_comes_over_a_restart_leaves_nothing(self) -> None:
+        """The sender offers the file again, before it learns that it was stored already."""
+        self.send(self.file(b"content")).addErrback(lambda failure: None)
+        for _ in range(10_000):
+            if self.items:
+                break
+            turn(self.network)
+        self.alice = self.restart(self.alice)
+        self.pass_time(30)
+        self.ours = self.alice.session_with(self.bob.device_id)
+        self.theirs = self.bob.session_with(self.alice.device_id)
+        self.assertEqual(["file.bin"], self.stored())
+        self.assertEqual(1, len(self.items))
+        self.assert_nothing_left()
 
     def test_the_receiver_has_no_room(self) -> None:
         self.home.inbox.write_text("no folder")
@@ -556,6 +607,7 @@ class LyingReceiverTests(FilesTestCase):
         self.assertTrue(self.sent.called)
         self.sent.addErrback(lambda failure: failure.trap(TransferError))
         self.assertEqual({}, self.ours.files._replies)
+        self.assertEqual(FILE_CANCEL, self.notes.packets[-1][0], "what the offer opened is closed")
 
     def sent_pieces(self) -> list[dict[str, Any]]:
         return [content for found, content in self.notes.packets if found == FILE_PIECE]
@@ -585,8 +637,9 @@ class LyingReceiverTests(FilesTestCase):
         self.say(FILE_ANSWER, accepted=True, offset=0, reason="")
         connection: Any = self.ours.transport._connection
         most = 0
+        rewind = {"transfer": self.offer["transfer"], "offset": self.offer["size"] - 1}
         for _ in range(50):
-            self.ours.packetReceived(FILE_REWIND, {"transfer": self.offer["transfer"], "offset": 0})
+            self.ours.packetReceived(FILE_REWIND, rewind)
             most = max(most, connection.session.unacknowledged)
         self.assertLessEqual(most, PIECES_UNDERWAY + 1)
         self.pass_time()
