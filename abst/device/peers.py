@@ -152,7 +152,7 @@ class PeerBook:
     def met(self, device_id: DeviceID, key: bytes, name: str) -> Peer:
         """Note the key and the name that a trusted device has shown; the first key is pinned."""
         known = self._peers[device_id]
-        name = printable(name).strip()[:MAX_NAME_CHARACTERS]
+        name = printable(name)[:MAX_NAME_CHARACTERS].strip()
         fresh = replace(known, name=known.name or name, public_key=known.public_key or key)
         return known if fresh == known else self._put(fresh)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
@@ -90,6 +90,7 @@ class PeerBookTests(TestCase):
         self.assertEqual("Bob", self.found(BOB).name)
 
     @given(st.text())
+    @example("a" * (MAX_NAME_CHARACTERS - 1) + " b")
     def test_no_name_disturbs_a_terminal(self, name: str) -> None:
         book = PeerBook()
         book.trust(ALICE.device_id)
