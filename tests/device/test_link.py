@@ -478,6 +478,7 @@ class TwoDevicesTests(RealTestCase):
             await self.until(lambda: all(device.links_up() for device in devices))
             ours = await alice.connect(bob.device_id)
             assert isinstance(ours, Notes)
+            await self.until(lambda: bob.session_with(alice.device_id))
             theirs = bob.session_with(alice.device_id)
             assert isinstance(theirs, Notes)
             self.assertGreater(await ours.ping(), 0)
