@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -202,8 +203,13 @@ class Inbox:
         self._folder = home.inbox
         self.records = records
 
-    def clean(self) -> None:
-        """Remove what has been left of files that nobody is sending any more."""
+    def clean(self, device_ids: Collection[bytes]) -> None:
+        """Remove what has been left of files that nobody is sending any more.
+
+        Args:
+            device_ids: the devices that this one still knows.
+        """
+        self.records.keep_only(device_ids)
         wanted = {f".{transfer.hex()}{PARTIAL_SUFFIX}" for transfer in self.records.all_arriving()}
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():

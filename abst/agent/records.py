@@ -7,7 +7,7 @@ session counts as received is in the inbox, and nothing is there twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,6 +133,13 @@ class Records:
     def end_arriving(self, transfer: bytes) -> None:
         """Forget a file that has arrived, or is given up."""
         self._database.write("DELETE FROM arriving WHERE transfer = ?", (transfer,))
+
+    def keep_only(self, device_ids: Collection[bytes]) -> None:
+        """Forget the files on their way from and to all other devices."""
+        for table in ("sending", "arriving"):
+            for (device_id,) in self._database.read(f"SELECT DISTINCT device_id FROM {table}"):
+                if device_id not in device_ids:
+                    self._database.write(f"DELETE FROM {table} WHERE device_id = ?", (device_id,))
 
     def commit(self) -> None:
         """Make it durable, outside of a session's own commits."""

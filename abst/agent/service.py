@@ -77,7 +77,7 @@ class AgentService(MultiService):
             raise AbstError(f"{socket}: {error.strerror}") from None
         self._database = Database(self._home.database, DATABASE_KIND, MIGRATIONS)
         inbox = Inbox(self._home, Records(self._database))
-        inbox.clean()
+        inbox.clean({bytes(peer.device_id) for peer in settings.peers})
         peers = PeerBook(settings.peers, self._save)
         self.device = Device(
             self._reactor,

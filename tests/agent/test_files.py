@@ -66,7 +66,7 @@ class FilesTestCase(SynchronousTestCase):
         database = Database(home.database, DATABASE_KIND, MIGRATIONS)
         self.addCleanup(database.close)
         inbox = Inbox(home, Records(database))
-        inbox.clean()
+        inbox.clean([bytes(peer.device_id) for peer in options.get("peers", ())])
         factory = AgentFactory(inbox, self.items.append, maybeDeferred)
         return self.network.device(name, factory, store=SqliteSessionStore(database), **options)
 

@@ -248,16 +248,20 @@ class ArrivingFileTests(InboxTestCase):
         wanted = bytes(reversed(TRANSFER))
         self.inbox.open_file("b.txt", 5, wanted)
         self.inbox.records.begin_arriving(b"somebody", Arriving(wanted, "b.txt", 5))
+        forgotten = bytes(16)
+        self.inbox.open_file("c.txt", 5, forgotten)
+        self.inbox.records.begin_arriving(b"a forgotten peer", Arriving(forgotten, "c.txt", 5))
         self.arrive("kept.txt")
         self.arrive(f"kept{PARTIAL_SUFFIX}")
         (self.home.inbox / ".hidden").write_text("the owner's")
-        self.inbox.clean()
+        self.inbox.clean([b"somebody"])
+        self.assertEqual({wanted}, self.inbox.records.all_arriving())
         going_on = f".{wanted.hex()}{PARTIAL_SUFFIX}"
         kept = [going_on, ".hidden", f"kept{PARTIAL_SUFFIX}", "kept.txt"]
         self.assertEqual(sorted(kept), self.names)
 
     def test_cleaning_what_is_not_there_is_no_mistake(self) -> None:
-        self.inbox.clean()
+        self.inbox.clean([])
 
     def test_a_disk_of_its_own_kind_without_links_is_good_enough(self) -> None:
         """Some file systems know no hard links; nothing is overwritten there either."""
