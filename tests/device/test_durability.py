@@ -1,0 +1,227 @@
+"""Sessions that are stored: whatever dies when, everything that was kept arrives once and in order.
+
+Each side has a store with transactions. A device that is killed loses what was not committed, and
+so does one whose disk fails; what its application has handled is in the same transaction.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from abst import codec
+from abst.device import DeviceProtocol
+from abst.device.session_store import SavedSession
+from abst.errors import DatabaseError, LocalProtocolError
+from abst.testing import MemoryNetwork
+from tests.device.doubles import HIGHER, LOWER, NotesFactory
+
+
+class Disk:
+    """What one device has stored: its sessions, and what its application has sent and handled."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[bytes, SavedSession] = {}
+        self.sent: list[Any] = []
+        self.handled: list[Any] = []
+
+    def copy(self) -> Disk:
+        return copy.deepcopy(self)
+
+
+class FailingStore:
+    """A session store in memory, with transactions, which can fail and which can be killed."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.committed = disk
+        self.now = disk.copy()
+        self.fails = False
+        self.is_dead = False
+        self.commits = 0
+
+    def load(self) -> list[SavedSession]:
+        return [copy.deepcopy(session) for session in self.now.sessions.values()]
+
+    def load_one(self, device_id: bytes) -> SavedSession | None:
+        return copy.deepcopy(self.now.sessions.get(device_id))
+
+    def begin(self, device_id: bytes, session_id: bytes) -> None:
+        self.now.sessions[device_id] = SavedSession(device_id, session_id, 0, 0)
+
+    def rename(self, device_id: bytes, session_id: bytes) -> None:
+        self.now.sessions[device_id].session_id = session_id
+
+    def end(self, device_id: bytes) -> None:
+        self.now.sessions.pop(device_id, None)
+
+    def sent(self, device_id: bytes, number: int, packet: bytes) -> None:
+        session = self.now.sessions[device_id]
+        assert number == session.acknowledged + len(session.packets)
+        session.packets.append(packet)
+        self.now.sent.append(codec.decode(packet)["content"])
+
+    def acknowledged(self, device_id: bytes, count: int) -> None:
+        session = self.now.sessions[device_id]
+        assert session.acknowledged <= count <= session.acknowledged + len(session.packets)
+        del session.packets[: count - session.acknowledged]
+        session.acknowledged = count
+
+    def received(self, device_id: bytes, count: int) -> None:
+        self.now.sessions[device_id].received = count
+
+    def replace(self, device_id: bytes, number: int, packet: bytes) -> None:
+        session = self.now.sessions[device_id]
+        session.packets[number - session.acknowledged] = packet
+
+    def commit(self) -> None:
+        if self.is_dead:
+            return
+        if self.fails:
+            self.fails = False
+            self.now = self.committed.copy()
+            raise DatabaseError("the disk is full")
+        self.commits += 1
+        self.committed = self.now.copy()
+
+
+class Handling(DeviceProtocol):
+    """An application that handles packets in the transaction of the session."""
+
+    def packetReceived(self, packet_id: int, content: Any) -> None:
+        assert isinstance(self.factory, HandlingFactory)
+        self.factory.store.now.handled.append(content)
+
+
+class HandlingFactory(NotesFactory):
+    """Builds the protocols of one life of one device."""
+
+    def __init__(self, store: FailingStore) -> None:
+        super().__init__(Handling)
+        self.store = store
+
+
+class DurableSchedule:
+    """Two devices with stores, and everything that may happen to them."""
+
+    def __init__(self, seed: int) -> None:
+        self.network = MemoryNetwork(seed)
+        self.identities = (LOWER, HIGHER)
+        self.stores = [FailingStore(Disk()), FailingStore(Disk())]
+        self.devices = [self.start(side, None) for side in (0, 1)]
+        self.network.introduce(*self.devices)
+        self.number = 0
+        self.network.settle()
+
+    def start(self, side: int, peers: Any) -> Any:
+        store = self.stores[side]
+        return self.network.device(
+            str(side),
+            HandlingFactory(store),
+            identity=self.identities[side],
+            peers=peers,
+            store=store,
+        )
+
+    def run(self, steps: list[tuple[Any, ...]]) -> None:
+        for kind, *arguments in steps:
+            getattr(self, kind)(*arguments)
+        self.realm(True)
+        for store in self.stores:
+            store.fails = False
+        self.network.advance(300, 1.0)
+        self.check()
+        for device in self.devices:
+            device.stopService()
+        self.network.settle()
+        assert not self.network.clock.getDelayedCalls()
+
+    def check(self) -> None:
+        for side in (0, 1):
+            sent, handled = (
+                self.stores[side].committed.sent,
+                self.stores[1 - side].committed.handled,
+            )
+            assert handled == sent, f"{side}: {sent} {handled}"
+
+    def send(self, side: int, count: int) -> None:
+        try:
+            protocol = self.devices[side].open(self.identities[1 - side].device_id)
+            for _ in range(count):
+                self.number += 1
+                # Small contents and large ones: an acknowledgement is due after 64 KiB.
+                content = [self.number, bytes(self.number % 5 * 12_000)]
+                protocol.sendPacket(5, content).addErrback(lambda failure: None)
+        except LocalProtocolError:
+            pass
+
+    def ping(self, side: int) -> None:
+        protocol = self.devices[side].session_with(self.identities[1 - side].device_id)
+        if protocol is not None:
+            protocol.ping().addErrback(lambda failure: None)
+
+    def cut(self, side: int) -> None:
+        next(iter(self.devices[side].links.values())).cut()
+
+    def realm(self, on: bool) -> None:
+        if on:
+            self.network.realm.start()
+        else:
+            self.network.realm.stop()
+
+    def turn(self, count: int) -> None:
+        """Run a few of the calls that are due, and leave the others on their way."""
+        clock = self.network.clock
+        for _ in range(count):
+            if clock.calls and clock.calls[0].getTime() <= clock.seconds():
+                call: Any = clock.calls.pop(0)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+    def wait(self, seconds: float) -> None:
+        self.network.advance(seconds)
+
+    def kill(self, side: int) -> None:
+        """Kill a device without a word, and start it with what it has committed."""
+        self.stores[side].is_dead = True
+        self.network.kill(self.devices[side])
+        self.stores[side] = FailingStore(self.stores[side].committed)
+        self.devices[side] = self.start(side, self.devices[side].peers)
+
+    def stop(self, side: int) -> None:
+        """Stop a device in order, and start it again."""
+        self.devices[side].stopService()
+        self.stores[side] = FailingStore(self.stores[side].committed)
+        self.devices[side] = self.start(side, self.devices[side].peers)
+
+    def fail(self, side: int) -> None:
+        """Let the next commit of a device fail."""
+        self.stores[side].fails = True
+
+
+class DurabilityTests(SynchronousTestCase):
+    steps = st.lists(
+        st.one_of(
+            st.tuples(st.just("send"), st.integers(0, 1), st.integers(1, 6)),
+            st.tuples(st.just("ping"), st.integers(0, 1)),
+            st.tuples(st.just("cut"), st.integers(0, 1)),
+            st.tuples(st.just("realm"), st.booleans()),
+            st.tuples(st.just("turn"), st.integers(1, 12)),
+            st.tuples(st.just("wait"), st.sampled_from([0.0, 0.06, 1.0, 5.0, 40.0])),
+            st.tuples(st.just("kill"), st.integers(0, 1)),
+            st.tuples(st.just("stop"), st.integers(0, 1)),
+            st.tuples(st.just("fail"), st.integers(0, 1)),
+        ),
+        max_size=25,
+    )
+
+    @settings(max_examples=100)
+    @given(steps=steps, seed=st.integers(0, 2**16))
+    def test_what_is_kept_arrives_once_and_in_order(
+        self, steps: list[tuple[Any, ...]], seed: int
+    ) -> None:
+        DurableSchedule(seed).run(steps)
+        self.flushLoggedErrors(DatabaseError)
