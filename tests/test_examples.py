@@ -129,6 +129,17 @@ class ExamplesTests(TestCase):
         )
         self.assertTrue(bob.said[-1].startswith("(alice is gone: "), bob.said)
 
+    def test_two_devices_chat_in_forty_lines(self) -> None:
+        realm = self.start_realm()
+        ids = {name: self.make_device(f"{name}.pem") for name in ("alice", "bob")}
+        alice = Chatter(self.start("small_chat.py", "alice.pem", realm, ids["bob"]))
+        self.addCleanup(alice.stop)
+        alice.type("typed before bob is there\n")
+        bob = Chatter(self.start("small_chat.py", "bob.pem", realm, ids["alice"]))
+        self.addCleanup(bob.stop)
+        heard = f"{ids['alice']}: 'typed before bob is there'"
+        wait_until(lambda: heard in bob.said, f"bob reads: {bob.said}")
+
     def test_a_chat_without_the_other_side_ends_with_its_input(self) -> None:
         realm = "abst://127.0.0.1:1/"
         alice = self.chatter("alice.pem", realm, self.make_device("bob.pem"))
