@@ -1,4 +1,4 @@
-"""A realm's address: ``abst://HOST:PORT/?pin=...`` (spec: identity.md, "A realm's address").
+"""Addresses: a realm's ``abst://HOST:PORT/?pin=...`` (spec: identity.md), a device's ``HOST:PORT``.
 
 Pure: parses and writes addresses; resolves and connects nothing.
 """
@@ -85,6 +85,38 @@ def pin_of_key(subject_public_key_info: bytes) -> bytes:
 def format_pin(pin: bytes) -> str:
     """Return a pin as it is written: base64url without padding (RFC 4648, section 5)."""
     return base64.urlsafe_b64encode(pin).rstrip(b"=").decode("ascii")
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """Return the host and the port where a device listens for its peers.
+
+    Args:
+        text: ``192.0.2.7:4000``, ``[2001:db8::1]:4000``, ``[fe80::1%eth0]:4000`` or
+            ``name.local:4000``.
+
+    Raises:
+        AddressError: the text is no such address; the message says what is wrong.
+    """
+    text = text.strip()
+    if len(text) > MAX_ADDRESS_CHARACTERS or not text.isprintable():
+        raise AddressError("a device's address is HOST:PORT, and much shorter than this")
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
+        raise AddressError(
+            f"{text!r} is no address of a device: it is HOST:PORT, with port 1-65535"
+        )
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise AddressError(
+            f"{text!r}: an IPv6 address stands in brackets, as in [2001:db8::1]:4000"
+        )
+    return _parse_host(host), int(port)
+
+
+def format_host_port(host: str, port: int) -> str:
+    """Return the text that ``parse_host_port`` reads."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parse_host(text: str) -> str:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
-from abst.address import DEFAULT_PORT, RealmAddress, format_pin, pin_of_key
+from abst.address import (
+    DEFAULT_PORT,
+    RealmAddress,
+    format_host_port,
+    format_pin,
+    parse_host_port,
+    pin_of_key,
+)
 from abst.errors import AddressError
 
 PIN = bytes(range(32))
@@ -176,3 +183,36 @@ class PinTests(TestCase):
     def test_a_pin_is_the_hash_of_the_key(self, key: bytes) -> None:
         self.assertEqual(hashlib.sha256(key).digest(), pin_of_key(key))
         self.assertEqual(43, len(format_pin(pin_of_key(key))))
+
+
+class DeviceAddressTests(TestCase):
+    def test_what_a_device_listens_on_is_read(self) -> None:
+        for text, expected in (
+            ("192.0.2.7:4000", ("192.0.2.7", 4000)),
+            ("[2001:db8::1]:4000", ("2001:db8::1", 4000)),
+            ("[fe80::1%eth0]:4000", ("fe80::1%eth0", 4000)),
+            (" Phone.local:65535 ", ("phone.local", 65535)),
+        ):
+            self.assertEqual(expected, parse_host_port(text))
+
+    @given(hosts, st.integers(1, 65535))
+    def test_what_is_written_is_read_again(self, host: str, port: int) -> None:
+        text = format_host_port(*parse_host_port(format_host_port(host, port)))
+        self.assertEqual(text, format_host_port(*parse_host_port(text)))
+
+    def test_what_is_no_address_is_refused(self) -> None:
+        for text in (
+            "", "phone", "phone:", ":4000", "phone:0", "phone:65536", "phone:4x", "phone:+1",
+            "2001:db8::1:4000", "[2001:db8::1]", "a b:1", "phone:\u0664", "x" * 501,
+        ):  # fmt: skip
+            with self.assertRaises(AddressError, msg=repr(text)):
+                parse_host_port(text)
+
+    @given(st.text())
+    def test_any_text_is_read_or_refused(self, text: str) -> None:
+        try:
+            host, port = parse_host_port(text)
+        except AddressError:
+            return
+        self.assertTrue(host)
+        self.assertTrue(0 < port < 65536)

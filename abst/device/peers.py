@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
-from abst.address import format_pin, pin_of_key
+from abst.address import format_host_port, format_pin, parse_host_port, pin_of_key
 from abst.device.key_check import trust_key
 from abst.device_id import DeviceID
-from abst.errors import AbstError, WrongKeyError
+from abst.errors import AbstError, AddressError, WrongKeyError
 from abst.packets import MAX_NAME_CHARACTERS
+
+MAX_ADDRESSES: Final = 16
+"""Of each peer, told by a person or by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class Peer:
             each other by ID alone.
         pending_key: the same of a pairing of which it is not known yet whether the other device
             has stored it too.
+        addresses: where a person has said that it listens, as ``HOST:PORT``.
+        told_addresses: where it has said itself that it listens, in its last Hello.
     """
 
     device_id: DeviceID
@@ -33,6 +39,8 @@ class Peer:
     is_trusted: bool = True
     pairing_key: bytes | None = None
     pending_key: bytes | None = None
+    addresses: tuple[str, ...] = ()
+    told_addresses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name or str(self.device_id)
@@ -156,10 +164,52 @@ class PeerBook:
         fresh = replace(known, name=known.name or name, public_key=known.public_key or key)
         return known if fresh == known else self._put(fresh)
 
+    def told_addresses(self, device_id: DeviceID, addresses: Iterable[str]) -> None:
+        """Note where a peer has said that it listens; what is no address is left out."""
+        known = self._peers.get(device_id)
+        told = tuple(dict.fromkeys(filter(_is_address, addresses)))[:MAX_ADDRESSES]
+        if known is not None and known.told_addresses != told:
+            self._put(replace(known, told_addresses=told))
+
+    def add_address(self, device_id: DeviceID, text: str) -> Peer:
+        """Note where a person says that a peer listens.
+
+        Raises:
+            AbstError: it is no address, or there are too many already.
+        """
+        known = self._peers[device_id]
+        address = format_host_port(*parse_host_port(text))
+        if address in known.addresses:
+            return known
+        if len(known.addresses) >= MAX_ADDRESSES:
+            raise AbstError(f"{known} has {MAX_ADDRESSES} addresses already: remove one first")
+        return self._put(replace(known, addresses=(*known.addresses, address)))
+
+    def remove_address(self, device_id: DeviceID, text: str) -> Peer:
+        """Take back what ``add_address`` has noted.
+
+        Raises:
+            AbstError: it was not noted.
+        """
+        known = self._peers[device_id]
+        address = format_host_port(*parse_host_port(text))
+        if address not in known.addresses:
+            raise AbstError(f"{known} has no address {address}: 'abst peers' lists them")
+        kept = tuple(other for other in known.addresses if other != address)
+        return self._put(replace(known, addresses=kept))
+
     def _put(self, peer: Peer) -> Peer:
         self._peers[peer.device_id] = peer
         self._changed()
         return peer
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_host_port(text)
+    except AddressError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from abst.address import format_pin, pin_of_key
-from abst.device.peers import Peer, PeerBook, printable
+from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook, printable
 from abst.device_id import DeviceID
 from abst.errors import AbstError, WrongKeyError
 from abst.identity import Identity
@@ -148,3 +148,38 @@ class FindingTests(TestCase):
 
     def test_less_than_four_digits_are_no_id(self) -> None:
         self.assert_not_found("bbb", "abst peers")
+
+
+class AddressTests(TestCase):
+    def setUp(self) -> None:
+        self.saved = 0
+
+        def changed() -> None:
+            self.saved += 1
+
+        self.book = PeerBook((Peer(ALICE.device_id, "phone"),), changed)
+
+    def test_a_persons_addresses_are_added_once_and_removed(self) -> None:
+        self.book.add_address(ALICE.device_id, "192.0.2.7:4000")
+        peer = self.book.add_address(ALICE.device_id, " 192.0.2.7:4000")
+        self.assertEqual(("192.0.2.7:4000",), peer.addresses)
+        self.assertEqual(1, self.saved)
+        self.assertEqual((), self.book.remove_address(ALICE.device_id, "192.0.2.7:4000").addresses)
+        with self.assertRaises(AbstError):
+            self.book.remove_address(ALICE.device_id, "192.0.2.7:4000")
+
+    def test_there_are_only_so_many(self) -> None:
+        for port in range(1, MAX_ADDRESSES + 1):
+            self.book.add_address(ALICE.device_id, f"192.0.2.7:{port}")
+        with self.assertRaises(AbstError):
+            self.book.add_address(ALICE.device_id, "192.0.2.7:4000")
+
+    def test_what_a_peer_tells_is_bounded_and_checked(self) -> None:
+        told = ["nonsense", "192.0.2.7:4000", "192.0.2.7:4000", *(f"h:{n}" for n in range(1, 99))]
+        self.book.told_addresses(ALICE.device_id, told)
+        peer = self.book.get(ALICE.device_id)
+        assert peer is not None
+        self.assertEqual(MAX_ADDRESSES, len(peer.told_addresses))
+        self.assertEqual(("192.0.2.7:4000", "h:1"), peer.told_addresses[:2])
+        self.book.told_addresses(ALICE.device_id, told)
+        self.assertEqual(1, self.saved)
