@@ -12,6 +12,8 @@ import click
 from twisted.trial.unittest import TestCase
 
 import abst
+from abst import device
+from abst.agent.home import Home
 from abst.cli import program
 from abst.cli.example import WithExample
 from abst.cli.program import COMMANDS
@@ -111,23 +113,57 @@ class ProgramTests(TestCase):
 class StartTests(TestCase):
     """A command starts fast."""
 
-    def test_no_module_fetches_what_is_slow(self) -> None:
-        names = [path.stem for path in (ROOT / "abst" / "cli").glob("*.py")]
-        modules = [f"abst.cli.{n}" for n in names if n not in ("__init__", "__main__")]
+    SLOW = frozenset({"twisted", "OpenSSL", "cryptography", "zope", "msgpack", "segno", "tqdm"})
+
+    def loaded_by(self, script: str, *arguments: str, **changes: str) -> tuple[set[str], str]:
+        """Run lines of Python; return the packages that they loaded, and what they printed."""
         # A package may put its namespace among the modules before anything is imported.
-        script = "import importlib, sys\nbefore = set(sys.modules)\n"
-        script += "for n in sys.argv[1:]: importlib.import_module(n)\n"
-        script += "print(*(set(sys.modules) - before))"
-        loaded = subprocess.run(
-            [sys.executable, "-c", script, *modules],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        whole = f"import sys\nbefore = set(sys.modules)\n{script}\n"
+        whole += "print(*(set(sys.modules) - before), file=sys.stderr)"
+        done = subprocess.run(
+            [sys.executable, "-c", whole, *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **changes},
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
-        ).stdout.split()
-        slow = {"twisted", "OpenSSL", "cryptography", "zope", "msgpack", "segno", "tqdm"}
-        self.assertEqual(set(), slow & {name.partition(".")[0] for name in loaded})
+        )
+        return {name.partition(".")[0] for name in done.stderr.split()}, done.stdout
+
+    def test_no_module_fetches_what_is_slow(self) -> None:
+        names = [path.stem for path in (ROOT / "abst" / "cli").glob("*.py")]
+        modules = [f"abst.cli.{n}" for n in names if n not in ("__init__", "__main__")]
+        script = "import importlib\nfor n in sys.argv[1:]: importlib.import_module(n)"
+        loaded, _ = self.loaded_by(script, *modules)
+        self.assertEqual(set(), self.SLOW & loaded)
+
+    def test_completing_a_code_fetches_nothing_slow(self) -> None:
+        """Whoever presses TAB waits for it."""
+        loaded, out = self.loaded_by(
+            "from abst.cli import main\nmain()",
+            _ABST_COMPLETE="zsh_complete",
+            COMP_WORDS="abst pair 7-ot",
+            COMP_CWORD="2",
+        )
+        self.assertIn("7-otter\n", out)
+        self.assertIn("abst", loaded)
+        self.assertEqual(set(), self.SLOW & loaded)
+
+    def test_showing_the_id_fetches_no_network(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        Home(folder).create("laptop")
+        loaded, out = self.loaded_by(
+            "from abst.cli import main\nmain(sys.argv[1:])", "--home", str(folder), "id"
+        )
+        self.assertRegex(out, r"\A[0-9a-f-]{36}\n\Z")
+        self.assertEqual(set(), {"twisted", "segno", "tqdm"} & loaded)
+
+    def test_the_library_still_offers_all_its_names(self) -> None:
+        """It fetches them one by one, which is what makes the above fast."""
+        for name in device.__all__:
+            self.assertEqual(name, getattr(device, name).__name__)
+        self.assertEqual(set(), set(device.__all__) - set(dir(device)))
+        self.assertRaises(AttributeError, getattr, device, "Realm")
 
     def test_no_module_imports_the_agent_or_the_realm_at_its_top(self) -> None:
         for path in (ROOT / "abst" / "cli").glob("*.py"):
