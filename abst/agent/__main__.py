@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from abst.agent.home import Home, default_home
+from abst.agent.default_home import default_home
+from abst.agent.home import Home
+from abst.errors import AbstError
 
 LOG_BYTES = 1_000_000
 LOG_FILES = 2
@@ -41,7 +43,10 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=None, help="the device's folder")
     parser.add_argument("--foreground", action="store_true", help="log to the terminal")
     arguments = parser.parse_args()
-    home = Home(arguments.home or default_home())
+    try:
+        home = Home(arguments.home or default_home())
+    except AbstError as error:
+        raise SystemExit(f"abst-device: {error}") from None
 
     from twisted.internet import reactor
 

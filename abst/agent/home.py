@@ -12,7 +12,6 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,6 @@ class Settings:
     name: str = ""
     realms: tuple[RealmAddress, ...] = ()
     peers: tuple[Peer, ...] = ()
-
-
-def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return ``$ABST_HOME``, else the folder ``abst`` in the XDG data folder."""
-    given = environment.get("ABST_HOME")
-    if given:
-        return Path(given).expanduser()
-    base = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "abst"
 
 
 class Home:

@@ -8,7 +8,9 @@ from typing import Any
 from twisted.python import usage
 
 from abst import __version__
-from abst.agent.home import Home, default_home
+from abst.agent.default_home import default_home
+from abst.agent.home import Home
+from abst.errors import AbstError
 
 
 class Options(usage.Options):
@@ -35,5 +37,8 @@ def makeService(options: Options) -> Any:
 
     from abst.agent.service import AgentService
 
-    home = Path(options["home"]).expanduser() if options["home"] else default_home()
+    try:
+        home = Path(options["home"]).expanduser() if options["home"] else default_home()
+    except AbstError as error:
+        raise SystemExit(f"abst-device: {error}") from None
     return AgentService(reactor, Home(home))

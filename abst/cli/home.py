@@ -1,4 +1,4 @@
-"""Which folder is the device's home, and whether a command may use it.
+"""The device's home, and whether a command may use it.
 
 ``abst.agent.home`` owns what stands in it. This module repeats the little that every command needs,
 because that one loads cryptography.
@@ -8,26 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from abst.errors import ConfigurationError
-
-
-def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the home that is used when nothing names one: ``abst`` in the XDG data folder.
-
-    Raises:
-        ConfigurationError: this user has no home folder.
-    """
-    base = environment.get("XDG_DATA_HOME", "")
-    if base.startswith("/"):  # The XDG specification: what is not absolute is to be ignored.
-        return Path(base) / "abst"
-    try:
-        return Path("~/.local/share/abst").expanduser()
-    except RuntimeError:
-        raise ConfigurationError("--home", None, "name one: this user has no home folder") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import click
 import abst
 from abst.cli import INTERRUPTED_STATUS
 from abst.cli.example import GroupWithExample
-from abst.cli.home import DeviceHome, default_home
+from abst.cli.home import DeviceHome
 from abst.cli.output import complain, one_line
 from abst.errors import AbstError
 
@@ -90,6 +90,8 @@ class LazyGroup(GroupWithExample):
 @click.pass_context
 def program(ctx: click.Context, home: Path | None) -> None:
     """Let devices that belong together talk privately, wherever they are."""
+    from abst.agent.default_home import default_home
+
     ctx.obj = DeviceHome(default_home() if home is None else home.expanduser())
 
 

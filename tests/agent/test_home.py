@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
-from abst.agent.home import Home, Settings, default_home, replace_file
+from abst.agent.default_home import default_home
+from abst.agent.home import Home, Settings, replace_file
 from abst.device.peers import Peer
 from abst.errors import AbstError, ConfigurationError, IdentityError
 from abst.identity import Identity
@@ -49,9 +50,38 @@ class DefaultTests(SynchronousTestCase):
             ({"ABST_HOME": "~/b", "XDG_DATA_HOME": "/x"}, home / "b"),
             ({"XDG_DATA_HOME": "/x"}, Path("/x/abst")),
             ({"ABST_HOME": "", "XDG_DATA_HOME": ""}, home / ".local/share/abst"),
+            ({"XDG_DATA_HOME": "data"}, home / ".local/share/abst"),
+            ({"XDG_DATA_HOME": "~/data"}, home / ".local/share/abst"),
             ({}, home / ".local/share/abst"),
         ):
-            self.assertEqual(path, default_home(environment))
+            self.assertEqual(path, default_home(environment), environment)
+
+    def test_the_agent_and_the_commands_agree(self) -> None:
+        """A service without a --home serves the home that a command without one asks for."""
+        script = "from abst.agent.tap import Options, makeService\n"
+        script += "print(makeService(Options())._home.socket)"
+        person = Path(self.mktemp()).absolute()
+        usual = person / ".local/share/abst"
+        for data_folder, path in (("data", usual), ("/x", Path("/x/abst"))):
+            environment = {**ENVIRONMENT, "HOME": str(person), "XDG_DATA_HOME": data_folder}
+            environment.pop("ABST_HOME", None)
+            found = self.run_python(environment, "-c", script).stdout.strip()
+            self.assertEqual(str(path / "agent.sock"), found)
+            refusal = self.run_python(environment, "-m", "abst.cli", "status").stderr
+            self.assertIn(f"abst: {path}: there is no device here", refusal)
+
+    def run_python(
+        self, environment: dict[str, str], *arguments: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments, with this checkout's code."""
+        return subprocess.run(
+            [sys.executable, "-P", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 class CreationTests(HomeTestCase):

@@ -1,24 +1,12 @@
-"""Which folder is the home, and when a command refuses to use it."""
+"""When a command refuses to use a home."""
 
 import os
 from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from abst.cli.home import DeviceHome, default_home
+from abst.cli.home import DeviceHome
 from abst.errors import ConfigurationError
-
-
-class DefaultHomeTests(TestCase):
-    """The home when nothing names one."""
-
-    def test_it_is_in_the_xdg_data_folder(self) -> None:
-        self.assertEqual(Path("/data/abst"), default_home({"XDG_DATA_HOME": "/data"}))
-
-    def test_a_relative_or_empty_data_folder_does_not_count(self) -> None:
-        usual = Path.home() / ".local/share/abst"
-        for environment in ({}, {"XDG_DATA_HOME": ""}, {"XDG_DATA_HOME": "data"}):
-            self.assertEqual(usual, default_home(environment))
 
 
 class CheckTests(TestCase):
