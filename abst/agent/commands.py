@@ -66,6 +66,8 @@ class Commands:
             "peers": self.peers,
             "trust": self.trust,
             "forget": self.forget,
+            "add_address": self.add_address,
+            "remove_address": self.remove_address,
             "realm_add": self.realm_add,
             "realm_list": self.realm_list,
             "realm_remove": self.realm_remove,
@@ -119,6 +121,16 @@ class Commands:
         peer = self._find(arguments)
         self._device.forget(peer.device_id)
         return _named(peer)
+
+    async def add_address(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Note where a peer listens."""
+        peer, address = self._find(arguments), str(arguments["address"])
+        return _with_addresses(self._device.peers.add_address(peer.device_id, address))
+
+    async def remove_address(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Take back where a peer listens."""
+        peer, address = self._find(arguments), str(arguments["address"])
+        return _with_addresses(self._device.peers.remove_address(peer.device_id, address))
 
     async def realm_add(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Use a realm."""
@@ -330,7 +342,7 @@ class Commands:
         session = self._device.session_with(peer.device_id)
         path = None if session is None else session.path
         return {
-            **_named(peer),
+            **_with_addresses(peer),
             "path": None if path is None else str(path),
             "key_pinned": peer.public_key is not None,
             "in_session": session is not None,
@@ -385,3 +397,11 @@ class _Progress:
 
 def _named(peer: Peer) -> dict[str, Any]:
     return {"peer": str(peer), "device_id": str(peer.device_id), "name": peer.name}
+
+
+def _with_addresses(peer: Peer) -> dict[str, Any]:
+    return {
+        **_named(peer),
+        "addresses": list(peer.addresses),
+        "told_addresses": list(peer.told_addresses),
+    }

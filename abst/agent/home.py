@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abst.address import RealmAddress
+from abst.address import RealmAddress, format_host_port, parse_host_port
 from abst.device.peers import Peer
 from abst.device_id import DeviceID
 from abst.errors import AbstError, ConfigurationError
@@ -129,6 +129,8 @@ class Home:
                     "is_trusted": peer.is_trusted,
                     "pairing_key": _hex(peer.pairing_key),
                     "pending_key": _hex(peer.pending_key),
+                    "addresses": list(peer.addresses),
+                    "told_addresses": list(peer.told_addresses),
                 }
                 for peer in settings.peers
             ],
@@ -210,7 +212,14 @@ def _peer(entry: Any) -> Peer:
         bool(entry["is_trusted"]),
         _bytes(entry["pairing_key"]),
         _bytes(entry["pending_key"]),
+        _addresses(entry, "addresses"),
+        _addresses(entry, "told_addresses"),
     )
+
+
+def _addresses(entry: Any, key: str) -> tuple[str, ...]:
+    """Return where a peer listens; settings of earlier versions do not say."""
+    return tuple(format_host_port(*parse_host_port(str(text))) for text in entry.get(key, ()))
 
 
 def _hex(value: bytes | None) -> str | None:

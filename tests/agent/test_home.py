@@ -30,7 +30,16 @@ BOB: Final = Identity.generate()
 SETTINGS: Final = Settings(
     "my device",
     (RealmAddress("realm.example", 4711, bytes(32)), RealmAddress("::1")),
-    (Peer(ALICE.device_id, "Alice ü", ALICE.public_key), Peer(BOB.device_id)),
+    (
+        Peer(
+            ALICE.device_id,
+            "Alice ü",
+            ALICE.public_key,
+            addresses=("192.0.2.7:4000", "[2001:db8::1]:4000"),
+            told_addresses=("alice.local:4000",),
+        ),
+        Peer(BOB.device_id),
+    ),
 )
 
 
@@ -226,6 +235,25 @@ class SettingsTests(HomeTestCase):
         document = {"name": "x", "realms": [], "peers": [], "newer": {"a": 1}}
         self.home.settings_file.write_text(json.dumps(document))
         self.assertEqual(Settings("x"), self.settings())
+
+    def test_settings_from_before_there_were_addresses(self) -> None:
+        self.home.save_settings(SETTINGS)
+        document = json.loads(self.home.settings_file.read_bytes())
+        for entry in document["peers"]:
+            del entry["addresses"], entry["told_addresses"]
+        self.home.settings_file.write_text(json.dumps(document))
+        peers = self.settings().peers
+        self.assertEqual([p.device_id for p in SETTINGS.peers], [p.device_id for p in peers])
+        self.assertEqual([((), ())] * 2, [(p.addresses, p.told_addresses) for p in peers])
+
+    def test_an_address_that_is_none_is_refused(self) -> None:
+        self.home.save_settings(SETTINGS)
+        document = json.loads(self.home.settings_file.read_bytes())
+        for wrong in (["laptop"], "192.0.2.7:4000", 4000, [None]):
+            document["peers"][0]["addresses"] = wrong
+            self.home.settings_file.write_text(json.dumps(document))
+            error = self.assertRaises(ConfigurationError, self.home.open)
+            self.assertIn("settings.json", str(error))
 
     def test_saving_into_a_folder_that_is_gone_is_told(self) -> None:
         error = self.assertRaises(

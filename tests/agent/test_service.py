@@ -216,6 +216,27 @@ class CommandTests(ServiceTestCase):
         self.assertEqual({"peers": []}, await self.result(command="peers"))
         self.assertEqual((), self.one.open()[1].peers)
 
+    async def test_where_a_peer_listens(self) -> None:
+        await self.result(command="trust", device_id=str(self.peer), name="bob")
+        for address in ("192.0.2.7:4000", " [2001:DB8::1]:4000 "):
+            await self.result(command="add_address", peer="bob", address=address)
+        found = ["192.0.2.7:4000", "[2001:db8::1]:4000"]
+        (peer,) = (await self.result(command="peers"))["peers"]
+        self.assertEqual((found, []), (peer["addresses"], peer["told_addresses"]))
+        (kept,) = self.one.open()[1].peers
+        self.assertEqual(tuple(found), kept.addresses)
+        named = await self.result(command="remove_address", peer="bob", address=found[0])
+        self.assertEqual(("bob", found[1:]), (named["peer"], named["addresses"]))
+        (kept,) = self.one.open()[1].peers
+        self.assertEqual(tuple(found[1:]), kept.addresses)
+        for request, words in (
+            ({"command": "add_address", "peer": "bob", "address": "192.0.2.7"}, "HOST:PORT"),
+            ({"command": "add_address", "peer": "bob"}, "'address'"),
+            ({"command": "add_address", "peer": "eve", "address": "a:1"}, "no peer"),
+            ({"command": "remove_address", "peer": "bob", "address": "a:1"}, "abst peers"),
+        ):
+            self.assertIn(words, await self.error(**request))
+
     async def test_what_cannot_be_trusted(self) -> None:
         own = self.service.device.device_id if self.service.device else ""
         self.assertIn("own ID", await self.error(command="trust", device_id=str(own)))

@@ -217,6 +217,14 @@ class CommandTests(TestCase):
             self.assertNotIn("\x1b", out)
             self.assertIn(r"\x1b[2Jbob\n", out)
 
+    def test_peers_are_listed_with_where_they_listen(self) -> None:
+        known = {"peer": "bob", "device_id": "6fa1", "name": "bob", "path": None}
+        addresses = {"addresses": ["a:1"], "told_addresses": ["a:1", "b:2"]}
+        peer = {**known, **addresses, "key_pinned": True}
+        status, out, _ = self.abst([{"result": {"peers": [peer]}}], "peers")
+        lines = ["6fa1  bob  no session now", "    at a:1, added here", "    at b:2, as it says"]
+        self.assertEqual((0, lines), (status, out.splitlines()))
+
     def test_a_ping_without_an_answer_in_the_end(self) -> None:
         event = {"peer": "bob", "sequence": 1, "rtt_seconds": 0.0012, "path": None}
         answers = [{"event": event}, {"error": "bob has not answered"}]

@@ -228,6 +228,25 @@ class RealmsAndPeersTests(CommandLineTestCase):
         self.assertEqual({"peers": []}, device.json("peers"))
         self.assert_refused(device.run("forget", "phone"), "abst peers")
 
+    def test_where_a_peer_listens_is_added_and_removed(self) -> None:
+        device = self.device("laptop")
+        device.ok("trust", NOBODY, "--name", "phone")
+        out = device.ok("peers", "add-address", "phone", "192.0.2.7:4000")
+        self.assertEqual("added: phone listens at 192.0.2.7:4000\n", out)
+        answer = device.json("peers", "add-address", "phone", "[2001:DB8::1]:4000")
+        found = ["192.0.2.7:4000", "[2001:db8::1]:4000"]
+        self.assertEqual(("phone", found), (answer["peer"], answer["addresses"]))
+        device.ok("down")
+        self.assertIn(found[0], device.ok("peers"))
+        (peer,) = device.json("peers")["peers"]
+        self.assertEqual(found, peer["addresses"])
+        device.ok("peers", "remove-address", "phone", found[0])
+        (peer,) = device.json("peers")["peers"]
+        self.assertEqual(found[1:], peer["addresses"])
+        refused = device.run("peers", "remove-address", "phone", found[0])
+        self.assert_refused(refused, "abst peers", found[0])
+        self.assert_refused(device.run("peers", "add-address", "eve", "a:1"), "eve", "abst peers")
+
     def test_a_device_does_not_trust_itself(self) -> None:
         device = self.device("laptop")
         self.assert_refused(device.run("trust", device.ok("id").strip()), "own ID")
@@ -237,6 +256,9 @@ class RealmsAndPeersTests(CommandLineTestCase):
         for command, words in (
             (("trust", "phone"), ("DEVICE_ID", "abst trust --help")),
             (("realm", "add", "https://example.org"), ("ADDRESS", "abst://")),
+            (("peers", "add-address", "phone", "192.0.2.7"), ("HOST:PORT", "abst peers add-")),
+            (("peers", "add-address", "phone", "2001:db8::1:4000"), ("brackets",)),
+            (("peers", "sing"), ("sing",)),
             (("ping", "phone", "--count", "0"), ("--count",)),
             (("ping", "phone", "--interval", "nan"), ("--interval",)),
             (("ping",), ("PEER",)),
