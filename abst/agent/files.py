@@ -240,7 +240,8 @@ class FileTransfers:
             cancel = {"transfer": transfer, "reason": "the sender gave up"}
             self._protocol.sendPacket(FILE_CANCEL, cancel).addErrback(_ignore)
         except AbstError:
-            pass  # The session has ended, and the other side's transfers with it.
+            # The session has ended, and the other side's transfers with it.
+            self._records.commit()
 
     # Receiving.
 
@@ -365,7 +366,8 @@ class FileTransfers:
             said = self._protocol.sendPacket(packet_id, {"transfer": transfer, **values})
             said.addErrback(_ignore)
         except AbstError:
-            pass  # The session has ended, and the transfer with it.
+            # The session has ended: its commits are over, and nobody else's may come for long.
+            self._records.commit()
 
 
 def _ignore(failure: Failure) -> None:

@@ -17,6 +17,7 @@ from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
+from abst.agent.threads import Threads
 from abst.database import Database
 from abst.device import Device, PeerBook
 from abst.device.session_store import SqliteSessionStore
@@ -45,6 +46,7 @@ class AgentService(MultiService):
         self._database: Database | None = None
         self._port: IListeningPort | None = None
         self._listeners: set[Emit] = set()
+        self._threads = Threads()
         self.device: Device | None = None
 
     def startService(self) -> None:
@@ -82,7 +84,7 @@ class AgentService(MultiService):
         self.device = Device(
             self._reactor,
             identity,
-            AgentFactory(inbox, self._notify),
+            AgentFactory(inbox, self._notify, self._threads),
             realms=settings.realms,
             peers=peers,
             name=settings.name,
@@ -104,6 +106,8 @@ class AgentService(MultiService):
     async def _stop(self) -> None:
         if self._port is not None:
             await self._port.stopListening()  # type: ignore[misc]
+        # A file that is stored now can still be told to its sender, and goes on record.
+        await self._threads.close()
         await super().stopService()
         self._give_back()
 

@@ -292,6 +292,46 @@ class AgentsTests(FilesTestCase):
         self.assertEqual(["file.bin", "file (1).bin"], [item["file"] for item in self.items])
         self.assertEqual([], self.flushLoggedErrors())
 
+    def on_disk(self) -> Records:
+        """Return what a crash at this moment would leave on Bob's disk."""
+        database = Database(self.home.database, DATABASE_KIND, MIGRATIONS)
+        self.addCleanup(database.close)
+        return Records(database)
+
+    def test_what_is_stored_after_the_session_ended_is_on_record_at_once(self) -> None:
+        for stored in (True, False):
+            waiting: list[Callable[[], Any]] = []
+
+            def later(call: Callable[..., Any], *args: Any) -> Deferred[Any]:
+                done: Deferred[Any] = Deferred()
+                waiting.append(lambda: maybeDeferred(call, *args).chainDeferred(done))  # noqa: B023
+                return done
+
+            self.ours, self.theirs = self.protocols(self.alice)
+            self.theirs.files._in_thread = later
+            sent = self.send(self.file(b"content"))
+            self.pass_time()
+            self.alice.forget(self.bob.device_id)
+            self.pass_time()
+            self.failureResultOf(sent, SessionEndedError)
+            self.assertNotEqual([], self.on_disk().arriving(self.theirs.files._device_id))
+            if not stored:
+                (draft,) = self.home.inbox.glob(".*")
+                draft.unlink()
+            waiting.pop()()
+            self.assertEqual(["file.bin"], [item["file"] for item in self.on_disk().items()])
+            self.assertEqual([], self.on_disk().arriving(self.theirs.files._device_id))
+
+    def test_what_is_given_up_when_the_session_ends_is_off_record_at_once(self) -> None:
+        sent = self.send(self.file(bytes(50 * MAX_PIECE_BYTES)))
+        self.until_arrived(1)
+        self.bob.forget(self.alice.device_id)
+        self.network.settle()
+        self.failureResultOf(sent, SessionEndedError)
+        database = Database(self.homes["alice"].database, DATABASE_KIND, MIGRATIONS)
+        self.addCleanup(database.close)
+        self.assertEqual([], Records(database).sending(self.ours.files._device_id))
+
     def test_a_result_that_comes_over_a_restart_leaves_nothing(self) -> None:
         """The sender offers the file again, before it learns that it was stored already."""
         self.send(self.file(b"content")).addErrback(lambda failure: None)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,25 @@ class StartTests(ServiceTestCase):
             self.services.clear()
             self.assertFalse(home.socket.exists())
         os.close(home.lock())
+
+    async def test_stopping_waits_for_a_thread_and_for_what_follows_from_it(self) -> None:
+        service = self.start(self.home())
+        stored, told = threading.Event(), []
+        waiting = service._threads(stored.wait, 20)
+
+        def finished(in_time: bool) -> None:
+            assert service.device is not None and service._database is not None
+            service._database.read("SELECT 1")
+            told.append((in_time, bool(service.device.running)))
+
+        waiting.addCallback(finished)
+        stopped = service.stopService()
+        await deferLater(self.reactor, 0, lambda: None)
+        self.assertFalse(stopped.called)
+        stored.set()
+        await stopped
+        self.assertEqual([(True, True)], told)
+        self.services.clear()
 
     def test_no_home(self) -> None:
         self.assert_does_not_start(Home(self.folder / "none"), "abst init")
