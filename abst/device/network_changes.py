@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -71,7 +71,7 @@ class NetworkChanges:
     def __init__(self, reactor: Any, changed: Callable[[], None]) -> None:
         self._reactor = reactor
         self._changed = changed
-        self._source: _Netlink | _Looking | None = None
+        self._source: _Netlink | Looking | None = None
         self._timer: Any = None
         self._told_at: float | None = None
 
@@ -207,13 +207,13 @@ def _addresses() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address
                 continue
 
 
-def _source(reactor: Any, noticed: Callable[[], None]) -> _Netlink | _Looking:
+def _source(reactor: Any, noticed: Callable[[], None]) -> _Netlink | Looking:
     if hasattr(socket, "AF_NETLINK") and IReactorFDSet.providedBy(reactor):
         try:
             return _Netlink(reactor, noticed)
         except OSError as problem:
             NetworkChanges.log.info("netlink cannot be used: {problem}", problem=problem)
-    return _Looking(reactor, noticed)
+    return Looking(reactor, noticed)
 
 
 @implementer(IReadDescriptor)
@@ -269,25 +269,38 @@ class _Netlink:
         NetworkChanges.log.error("changes of the network go unnoticed: {why}", why=reason.value)
 
 
-class _Looking:
-    """Compares the machine's addresses with what they were."""
+class Looking:
+    """Compares the machine's addresses with what they were, where nobody tells.
 
-    def __init__(self, reactor: Any, noticed: Callable[[], None]) -> None:
+    Args:
+        reactor: the reactor.
+        noticed: called when they have changed.
+        addresses: returns what they are.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        noticed: Callable[[], None],
+        addresses: Callable[[], Iterable[str]] = lambda: own_addresses(link_local=True),
+    ) -> None:
         self._reactor = reactor
         self._noticed = noticed
+        self._addresses = addresses
         self._known: set[str] = set()
         self._timer: Any = None
 
     def start(self) -> None:
-        self._known = set(own_addresses(link_local=True))
+        """Look at them each 15 seconds from now on."""
+        self._known = set(self._addresses())
         self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
 
     def stop(self) -> None:
+        """Look no more."""
         self._timer.cancel()
 
     def _look(self) -> None:
         self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
-        found = set(own_addresses(link_local=True))
-        if found != self._known:
-            self._known = found
+        before, self._known = self._known, set(self._addresses())
+        if self._known != before:
             self._noticed()
