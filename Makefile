@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 TESTS ?= tests
+LAB ?= tests.lab
 TRIAL_FLAGS ?=
 BENCH_FLAGS ?=
 FILE ?=
@@ -22,7 +23,7 @@ PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abs
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-debian-13 soak check format bench wheel clean FORCE
+.PHONY: help venv demo test test-debian-13 soak lab check format bench wheel clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -51,6 +52,11 @@ soak: SET = latest
 soak: $(LATEST)/.test $(LATEST)/.package ## the fault test for as long as asked [SECONDS=600 SEED=n]
 	@echo "== faults for $(SECONDS) s"
 	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
+
+lab: SET = latest
+lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]
+	@echo "== lab"
+	ABST_LAB=1 $(TRIAL) $(TRIAL_FLAGS) $(LAB)
 
 check: SET = latest
 check: $(LATEST)/.test $(LATEST)/.check $(LATEST)/.package ## format, lint, types, imports, documents

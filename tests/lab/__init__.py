@@ -1,0 +1,1 @@
+"""Devices and realms, each in a network namespace of its own: `make lab` runs these."""
