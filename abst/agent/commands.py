@@ -18,13 +18,13 @@ from abst.agent.control import Command, Emit
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
 from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
+from abst.agent.reachability import Reachability
 from abst.agent.sessions import AgentProtocol
 from abst.device import Device, PairingObserver, Peer, parse_target
 from abst.device_id import DeviceID
-from abst.errors import AbstError, NotTrustedError, PeerUnreachableError
+from abst.errors import AbstError, PeerUnreachableError
 from abst.packets import MAX_NAME_CHARACTERS
 
-ANSWER_SECONDS: Final = 15.0
 PROGRESS_SECONDS: Final = 0.1
 MAX_PINGS: Final = 1_000_000
 
@@ -56,6 +56,7 @@ class Commands:
         self._listeners = listeners
         self._save = save
         self._stop = stop
+        self._reach = Reachability(device)
         self._stopping = False
         self._started = device.reactor.seconds()
 
@@ -187,8 +188,8 @@ class Commands:
         for sequence in range(1, count + 1):
             if sequence > 1:
                 await deferLater(self._device.reactor, interval, lambda: None)
-            protocol = await self._connect(peer)
-            seconds = await self._in_time(protocol.ping(), peer)
+            protocol = await self._reach.connect(peer)
+            seconds = await self._reach.in_time(protocol.ping(), peer)
             times.append(seconds)
             emit(
                 {
@@ -221,16 +222,21 @@ class Commands:
         return result if why is None else {**result, "waiting": True, "reason": why}
 
     async def _delivered_or_not(self, delivered: Deferred[None], peer: Peer) -> str | None:
-        """Return None once a message is delivered, or why it has to wait."""
+        """Return None once a message is delivered, or why it has to wait.
+
+        Raises:
+            AbstError: waiting would not help: the devices do not trust each other.
+        """
         try:
-            await self._connect(peer)
-            await self._in_time(delivered, peer)
-        except NotTrustedError:
-            # Waiting would not help, and with the session the message is gone.
-            delivered.addErrback(lambda failure: None)
+            await self._reach.connect(peer)
+        except BaseException as problem:
+            delivered.addErrback(lambda failure: None)  # Nobody waits for it any more.
+            if isinstance(problem, PeerUnreachableError):
+                return self._reach.why_away(peer)
             raise
+        try:
+            await self._reach.in_time(delivered, peer)
         except PeerUnreachableError as problem:
-            delivered.addErrback(lambda failure: None)
             return str(problem)
         return None
 
@@ -273,7 +279,7 @@ class Commands:
     async def send(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Send files, one after the other."""
         peer = self._find(arguments)
-        protocol = await self._connect(peer)
+        protocol = await self._reach.connect(peer)
         files = []
         for text in arguments["paths"]:
             path = Path(text)
@@ -309,28 +315,6 @@ class Commands:
         for peer in self._device.peers:
             if name and peer.name == name and peer.device_id != device_id:
                 raise AbstError(f"another peer is called {name!r} already: choose another name")
-
-    async def _connect(self, peer: Peer) -> AgentProtocol:
-        protocol = await self._device.connect(peer.device_id)
-        assert isinstance(protocol, AgentProtocol)
-        return protocol
-
-    async def _in_time(self, waiting: Deferred[Any], peer: Peer) -> Any:
-        """Wait for something that a peer answers, for a while."""
-        shared: Deferred[Any] = Deferred(lambda _: None)
-        waiting.addCallbacks(
-            lambda value: None if shared.called else shared.callback(value),
-            lambda failure: None if shared.called else shared.errback(failure),
-        )
-        late = PeerUnreachableError(f"{peer} has not answered within {ANSWER_SECONDS:g} seconds")
-        timer = self._device.reactor.callLater(
-            ANSWER_SECONDS, lambda: None if shared.called else shared.errback(late)
-        )
-        try:
-            return await shared
-        finally:
-            if timer.active():
-                timer.cancel()
 
     def _realms(self) -> list[dict[str, Any]]:
         return [

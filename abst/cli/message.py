@@ -32,5 +32,5 @@ def command(home: DeviceHome, peer: str, text: str, as_json: bool) -> None:
     elif result["delivered"]:
         show(f"delivered: {printable(result['peer'])} has it")
     else:
-        show(f"waiting: {one_line(result['reason'])}")
+        show(f"waiting: {one_line(result['reason'])}; it goes by itself when both are there")
         note("'abst outbox' lists what waits")

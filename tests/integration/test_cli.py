@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import termios
+import time
 from pathlib import Path
 
 from tests.integration.command_line import (
@@ -475,7 +476,11 @@ class TalkTests(CommandLineTestCase):
             ("send", "ghost", str(path)),
             ("ping", "ghost", "--count", "1"),
         ):
-            self.assert_refused(self.alice.run(*command), "ghost", "not connected")
+            self.assert_refused(
+                self.alice.run(*command), "abst: ghost is not connected", "is it on"
+            )
+        said = self.alice.ok("message", "ghost", "hi")
+        self.assertEqual("waiting: ghost is away; it goes by itself when both are there\n", said)
 
     def test_a_peer_that_is_not_known(self) -> None:
         self.assert_refused(self.alice.run("ping", "nobody"), "nobody", "abst peers", "abst trust")
@@ -502,7 +507,10 @@ class TalkTests(CommandLineTestCase):
         (realm,) = device.json("realm", "list")["realms"]
         self.assertFalse(realm["up"])
         self.assertIn("another key", realm["problem"])
+        begun = time.monotonic()
         self.assert_refused(device.run("ping", "ghost"), "another key")
+        self.assertLess(time.monotonic() - begun, 8, "it waited, although it knew why")
+        self.assertRegex(device.ok("message", "ghost", "hi"), "waiting: .*another key")
 
     def test_a_device_without_a_realm(self) -> None:
         device = self.device("grace")
