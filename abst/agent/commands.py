@@ -6,6 +6,7 @@ Owns the meaning of the commands and the words of their results; ``control`` own
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +20,13 @@ from abst.agent.home import Home
 from abst.agent.inbox import Inbox
 from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
+from abst.agent.sending import SendCommand
 from abst.agent.sessions import AgentProtocol
 from abst.device import Device, PairingObserver, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.packets import MAX_NAME_CHARACTERS
 
-PROGRESS_SECONDS: Final = 0.1
 MAX_PINGS: Final = 1_000_000
 
 
@@ -280,19 +281,9 @@ class Commands:
         """Send files, one after the other."""
         peer = self._find(arguments)
         protocol = await self._reach.connect(peer)
-        files = []
-        for text in arguments["paths"]:
-            path = Path(text)
-            progress = _Progress(path.name, emit, self._device.reactor.seconds)
-            sent = await protocol.files.send(path, progress)
-            entry = {
-                "file": path.name,
-                "size_bytes": sent.size_bytes,
-                "sha256": sent.sha256.hex(),
-                "stored_as": sent.stored_as,
-            }
-            emit({**entry, "done": True})
-            files.append(entry)
+        why_away = partial(self._reach.why_away, peer)
+        sending = SendCommand(protocol, emit, self._device.reactor, why_away)
+        files = await sending.send(map(Path, arguments["paths"]))
         return {"peer": str(protocol.peer), "files": files}
 
     async def inbox(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -361,22 +352,6 @@ class _PairingTold(PairingObserver):
         """Be done, without a peer."""
         if not self.done.called:
             self.done.errback(problem)
-
-
-class _Progress:
-    """Tells how far a file is, not more often than somebody can read."""
-
-    def __init__(self, name: str, emit: Emit, now: Callable[[], float]) -> None:
-        self._name = name
-        self._emit = emit
-        self._now = now
-        self._last = 0.0
-
-    def __call__(self, sent_bytes: int, size_bytes: int) -> None:
-        now = self._now()
-        if now - self._last >= PROGRESS_SECONDS or sent_bytes == size_bytes:
-            self._last = now
-            self._emit({"file": self._name, "sent_bytes": sent_bytes, "size_bytes": size_bytes})
 
 
 def _named(peer: Peer) -> dict[str, Any]:

@@ -27,10 +27,14 @@ class AgentProtocol(DeviceProtocol):
 
     Attributes:
         files: the files on their way in it.
+        unacknowledged: how many packets of this process the peer has not acknowledged.
+        moves: how often anything has come from the peer, an acknowledgement or a packet.
     """
 
     factory: AgentFactory
     log = Logger(namespace="abst.agent")
+    unacknowledged = 0
+    moves = 0
 
     def connectionMade(self) -> None:
         """Begin, or go on where a former process stopped."""
@@ -39,8 +43,20 @@ class AgentProtocol(DeviceProtocol):
         )
         self.files.resume()
 
+    def sendPacket(self, packet_id: int, content: Any) -> Deferred[None]:
+        """Send a packet; see ``DeviceProtocol.sendPacket``."""
+        acknowledged = super().sendPacket(packet_id, content)
+        self.unacknowledged += 1
+        return acknowledged.addBoth(self._settled)
+
+    def _settled(self, result: Any) -> Any:
+        self.unacknowledged -= 1
+        self.moves += 1
+        return result
+
     def packetReceived(self, packet_id: int, content: Any) -> None:
         """Take a message, or hand a packet of a file on; what is neither is ignored."""
+        self.moves += 1
         if not is_well_formed(packet_id, content):
             self.log.warn("packet {id} of a peer is none of the agent's", id=packet_id)
         elif packet_id == NOTHING:

@@ -12,7 +12,15 @@ import click
 from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
-from abst.cli.output import human_size, json_option, printable, show, show_record
+from abst.cli.output import (
+    human_size,
+    json_option,
+    note,
+    one_line,
+    printable,
+    show,
+    show_record,
+)
 from abst.errors import AbstError
 
 
@@ -25,15 +33,18 @@ def command(home: DeviceHome, peer: str, files: tuple[str, ...], as_json: bool) 
     """Send FILEs to PEER, and return when PEER has stored them.
 
     They arrive in PEER's inbox, where nothing is ever overwritten, and are checked by their hashes.
-    A name that begins with a dash needs '--' before it. With --json, one line for each file and a
-    last one with all of them.
+    While PEER is away it waits. A name that begins with a dash needs '--' before it. With --json,
+    one line for each file and a last one with all of them; and one with "waiting" true when it has
+    to wait, and false when it goes on.
     """
     paths = [sendable_path(file) for file in files]
     progress = Progress() if sys.stderr.isatty() and not as_json else None
     try:
         with call_agent(home, "send", peer=peer, paths=paths) as call:
             for event in call:
-                if progress is not None:
+                if "waiting" in event:
+                    _show_waiting(event, progress, as_json=as_json)
+                elif progress is not None:
                     progress.update(event)
                 if event.get("done"):
                     _show_sent(event, as_json)
@@ -72,6 +83,21 @@ def _show_sent(event: dict[str, Any], as_json: bool) -> None:
     show(f"sent {name}: {size}{stored}, SHA-256 {event['sha256']}")
 
 
+def _show_waiting(event: dict[str, Any], progress: Progress | None, *, as_json: bool) -> None:
+    if as_json:
+        show_record(event)
+        return
+    peer = one_line(event["peer"])
+    text = f"going on: {peer} is there again"
+    if event["waiting"]:
+        why = one_line(event["reason"])
+        text = f"waiting: {why}; it goes on by itself when {peer} can be reached; Ctrl-C cancels"
+    if progress is None:
+        note(text)
+    else:
+        progress.tell(text, is_waiting=event["waiting"])
+
+
 class Progress:
     """A bar for each file, on the terminal."""
 
@@ -96,6 +122,12 @@ class Progress:
                 dynamic_ncols=True,
             )
         self._bar.update(event["sent_bytes"] - self._bar.n)
+
+    def tell(self, text: str, *, is_waiting: bool) -> None:
+        """Write a line above the bar, which shows too that it stands still."""
+        if self._bar is not None:
+            self._bar.set_postfix_str("waiting" if is_waiting else "", refresh=False)
+        self._tqdm.write(text, file=sys.stderr)  # It draws the bar again.
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -1,6 +1,9 @@
 """The program as a whole: its commands, its help, and how it ends."""
 
 import ast
+import contextlib
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +20,7 @@ from abst.agent.home import Home
 from abst.cli import program
 from abst.cli.example import WithExample
 from abst.cli.program import COMMANDS
+from abst.cli.send import Progress
 from tests.cli.fake_agent import FakeAgent, make_home, run_abst
 
 ROOT = Path(__file__).parent.parent.parent
@@ -232,6 +236,40 @@ class CommandTests(TestCase):
         self.assertEqual(1, status)
         self.assertEqual("1: bob answered in 1.2 ms\n", out)
         self.assertEqual("abst: bob has not answered\n", said)
+
+    def test_a_send_that_has_to_wait(self) -> None:
+        bad = "\x1b[2Jbob"
+        on = {"peer": bad, "file": "x", "waiting": False}
+        off = {"peer": bad, "file": "x", "waiting": True, "reason": f"{bad} is\naway"}
+        answers = [{"event": off}, {"event": on}, {"result": {"peer": bad, "files": []}}]
+        status, out, said = self.abst(answers, "send", "bob", __file__)
+        self.assertEqual((0, ""), (status, out))
+        self.assertEqual(
+            [
+                r"waiting: \x1b[2Jbob is away; it goes on by itself when \x1b[2Jbob can be reached"
+                "; Ctrl-C cancels",
+                r"going on: \x1b[2Jbob is there again",
+            ],
+            said.splitlines(),
+        )
+        status, out, said = self.abst(answers, "send", "bob", "--json", __file__)
+        self.assertEqual((0, ""), (status, said))
+        self.assertEqual([off, on], [json.loads(line) for line in out.splitlines()[:2]])
+
+    def test_a_bar_shows_that_it_stands_still(self) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            progress = Progress()
+            progress.tell("waiting: early", is_waiting=True)
+            progress.update({"file": "x", "sent_bytes": 50, "size_bytes": 100})
+            progress.tell("waiting: bob is away", is_waiting=True)
+            progress.tell("going on", is_waiting=False)
+            progress.update({"file": "x", "sent_bytes": 100, "size_bytes": 100})
+            progress.close()
+        shown = said.getvalue()
+        for words in ("waiting: early\n", "waiting: bob is away\n", ", waiting]", "going on\n"):
+            self.assertIn(words, shown)
+        self.assertNotIn("waiting", shown.rpartition("going on")[2])
 
     def test_listen_ends_after_as_many_as_were_asked_for(self) -> None:
         message = {"kind": "message", "peer": "bob", "text": "x", "received_at": "now"}

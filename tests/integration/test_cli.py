@@ -27,6 +27,7 @@ from tests.integration.command_line import (
 
 NOBODY = "6fa1b3c2-90de-8f11-a2b3-c4d5e6f70819"
 LARGE_BYTES = 4 * 1024**3
+PATIENT_BYTES = 40_000_000
 
 
 class HomeTests(CommandLineTestCase):
@@ -461,6 +462,32 @@ class TalkTests(CommandLineTestCase):
         wait_until(lambda: not self.drafts(), "the receiver has discarded it")
         self.assertNotIn("large.bin", self.bob.ok("inbox"))
         self.alice.ok("ping", "bob", "--count", "1")
+
+    def test_a_send_tells_when_it_waits_and_when_it_goes_on(self) -> None:
+        path = self.folder / "patient.bin"
+        with path.open("wb") as file:
+            file.truncate(PATIENT_BYTES)
+        process = self.alice.start("send", "bob", "--json", str(path))
+        self.addCleanup(end, process)
+        wait_until(lambda: [p for p in self.drafts() if p.stat().st_size], "the file is on its way")
+        self.addCleanup(self.bring_bob_back)
+        self.bob.kill()
+        told = json.loads(read_line(process))
+        self.assertEqual(("bob", True), (told["peer"], told["waiting"]))
+        # Which one depends on whether anything was sent to it that the realm could not deliver.
+        self.assertIn(told["reason"], ("bob is away", "bob has not answered for 10 seconds"))
+        self.bob.up()
+        told = json.loads(read_line(process))
+        self.assertEqual(("bob", False), (told["peer"], told["waiting"]))
+        one, total = json.loads(read_line(process)), json.loads(read_line(process))
+        self.assertEqual(("patient.bin", PATIENT_BYTES), (one["file"], one["size_bytes"]))
+        self.assertEqual(["patient.bin"], [file["file"] for file in total["files"]])
+        self.assertEqual(0, process.wait(SECONDS))
+
+    def bring_bob_back(self) -> None:
+        """Start bob's agent again, unless a test has done so."""
+        if not self.bob.is_answering():
+            self.bob.up()
 
     def drafts(self) -> list[Path]:
         """Return what is half written in bob's inbox."""
