@@ -3,6 +3,7 @@
 #
 # .venv/SET/ is a virtual environment with the versions of constraints/SET.txt. Empty files in it are
 # stamps: .python (the environment), .runtime .test .check .bench (dependencies), .package (ABST itself).
+# .venv/crossbar is for a server that the benchmarks start: its pins do not go together with ours.
 
 PYTHON ?= python3
 TESTS ?= tests
@@ -73,7 +74,7 @@ format: $(LATEST)/.check ## rewrite the code as `check` wants it
 	$(LATEST)/bin/ruff check --fix .
 	$(LATEST)/bin/ruff format .
 
-bench: $(LATEST)/.bench $(LATEST)/.package ## the realm beside other brokers [BENCH_FLAGS=...]
+bench: $(LATEST)/.bench .venv/crossbar/.router $(LATEST)/.package ## the realm beside other brokers [BENCH_FLAGS=...]
 	@echo "== benchmarks"
 	$(LATEST)/bin/python -m benchmarks $(BENCH_FLAGS)
 
@@ -127,6 +128,11 @@ endef
 
 .venv/%/.bench: .venv/%/.runtime
 	$(call install_requirements,bench)
+
+# Where it cannot be installed, the benchmarks say so and do without.
+.venv/%/.router: .venv/%/.python
+	@echo "== installing $* into .venv/$*"
+	@if $(PIP) install --quiet --quiet --constraint constraints/$*.txt $*; then touch $@; fi
 
 .venv/%/.package: .venv/%/.runtime .venv/sources.txt setup.py $(SOURCES)
 	@echo "== installing ABST into .venv/$*"

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure a realm beside nats-server and mosquitto.
+"""``python -m benchmarks``: measure a realm beside other servers.
 
 What is measured, per server: packets per second; packets per second of the server's CPU; latency,
 where one peer waits for the other; memory per idle connection, at once and after traffic. The loads
@@ -14,9 +14,13 @@ brokers share one certificate signed by an authority. The payload is the same; t
 is each protocol's own. TLS itself is Go's in nats-server, and OpenSSL in the others. What was
 negotiated stands above the table.
 
+The message loads look at more than a server: they measure what a message from one application to
+another costs with the libraries that applications use, as ``benchmarks.messages`` says. Two devices
+with a realm stand beside two clients of aiomqtt with mosquitto, and two of autobahn with crossbar.
+
 The generator is one process, and needs a CPU of its own to be no limit: where the column
 "generator CPU" comes near 100 %, packets per second say little about the server, and packets per
-CPU second still hold. A whole run takes about ten minutes.
+CPU second still hold. A whole run takes about fifteen minutes.
 
 Exit status: 0 if all runs gave figures, whatever they are; 1 if one failed; 2 for wrong usage.
 """
@@ -33,20 +37,25 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
-from benchmarks import measure, report
+from benchmarks import measure, message_report, report
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
-from benchmarks.certificates import make_authority
+from benchmarks.certificates import Authority, make_authority
 from benchmarks.errors import ServerNotInstalled
 from benchmarks.loads import LOADS, Bounds
+from benchmarks.message_pairs import AbstDevices, MqttClients, Pair, WampClients
+from benchmarks.messages import MESSAGE_LOADS
 from benchmarks.mosquitto import Mosquitto
 from benchmarks.nats import NatsServer
 from benchmarks.servers import Server
 
 _OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
-_SERVER_NAMES = ("abst", "nats", "mosquitto")
-_LOAD_NAMES = tuple(load.name for load in LOADS)
+_SERVER_NAMES = ("abst", "nats", "mosquitto", "crossbar")
+_LOAD_NAMES = (*(load.name for load in LOADS), *(load.name for load in MESSAGE_LOADS))
 _MOST_FILES = 8192
+
+_Any = TypeVar("_Any")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure a realm, beside nats-server and mosquitto, on the same work.",
+        description="Measure a realm, beside other servers, on the same work.",
     )
     add = parser.add_argument
     add("--seconds", type=_positive, default=5.0, help="length of a timed load (%(default)s)")
@@ -85,39 +94,73 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
+    loads = [load for load in LOADS if load.name in options.only]
+    message_loads = [load for load in MESSAGE_LOADS if load.name in options.only]
+    bounds = Bounds(options.seconds, options.at_most)
     with tempfile.TemporaryDirectory(prefix="abst-benchmarks-") as name:
         folder = Path(name)
-        servers = _find_servers(folder, options)
-        loads = [load for load in LOADS if load.name in options.only]
-        bounds = Bounds(options.seconds, options.at_most)
+        authority = make_authority(folder / "authority")
+        servers = _find_servers(folder, authority, options) if loads else []
+        pairs = _find_pairs(folder, authority, options) if message_loads else []
         results = measure.run(servers, loads, options.rounds, bounds, folder, _say)
-    for lines in (report.head(servers, results), report.tables(servers, loads, results)):
-        print(*lines, sep="\n")
-    print(*report.ratios(loads, results), *report.bars(loads, results), sep="\n")
+        measure.take_turns(
+            results, pairs, message_loads, options.rounds, folder, _say,
+            lambda pair, load, work: load.run(pair, work, bounds),
+        )  # fmt: skip
+    bars = [*report.bars(loads, results), *message_report.bars(results)]
+    for lines in (
+        report.head(servers, results),
+        message_report.head(pairs),
+        report.tables(servers, loads, results),
+        message_report.tables(pairs, message_loads, results),
+        report.ratios(loads, results),
+        message_report.ratios(results),
+        bars,
+    ):
+        for line in lines:
+            print(line)
     if options.json:
         given = {key: str(value) for key, value in vars(options).items()}
-        options.json.write_text(report.as_json(servers, loads, results, given) + "\n")
+        text = report.as_json([*servers, *pairs], bars, results, given)
+        options.json.write_text(text + "\n")
     for sample in results.failures():
         where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
         _say(f"FAILED: {where}: {sample.failure}")
     return 1 if results.failures() else 0
 
 
-def _find_servers(folder: Path, options: argparse.Namespace) -> list[Server]:
-    authority = make_authority(folder / "authority")
+def _find_servers(
+    folder: Path, authority: Authority, options: argparse.Namespace
+) -> Sequence[Server]:
     makers: Mapping[str, Callable[[], Server]] = {
         "abst": lambda: AbstRealm(folder / "devices", options.realm_command),
         "nats": lambda: NatsServer(authority),
         "mosquitto": lambda: Mosquitto(authority),
     }
-    servers = []
-    for name in _SERVER_NAMES:
+    return _find(makers, options, "")
+
+
+def _find_pairs(folder: Path, authority: Authority, options: argparse.Namespace) -> Sequence[Pair]:
+    makers: Mapping[str, Callable[[], Pair]] = {
+        "abst": lambda: AbstDevices(folder / "pair", options.realm_command),
+        "mosquitto": lambda: MqttClients(authority),
+        "crossbar": lambda: WampClients(authority),
+    }
+    return _find(makers, options, "messages: ")
+
+
+def _find(
+    makers: Mapping[str, Callable[[], _Any]], options: argparse.Namespace, what: str
+) -> Sequence[_Any]:
+    """Make those that the options name, and say which are not installed."""
+    found = []
+    for name, make in makers.items():
         if name in options.server:
             try:
-                servers.append(makers[name]())
+                found.append(make())
             except ServerNotInstalled as reason:
-                print(f"skipped: {reason}", flush=True)
-    return servers
+                print(f"skipped: {what}{reason}", flush=True)
+    return found
 
 
 def _allow_open_files() -> None:

@@ -11,11 +11,36 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.generator import Generator
 from benchmarks.loads import Bounds, Figures, Load
 from benchmarks.servers import Server
+
+
+class Subject(Protocol):
+    """What is measured."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+
+class Work(Protocol):
+    """What it is measured on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+
+AnySubject = TypeVar("AnySubject", bound=Subject)
+AnyWork = TypeVar("AnyWork", bound=Work)
 
 
 @dataclass(frozen=True)
@@ -49,9 +74,12 @@ class Results:
         values = self.values(load, server, figure)
         return statistics.median(values) if values else None
 
-    def ratio(self, load: str, server: str, other: str, figure: str) -> float | None:
+    def ratio(
+        self, load: str, server: str, other: str, figure: str, other_figure: str | None = None
+    ) -> float | None:
         """Return the median, over rounds, of one server's figure divided by another's."""
-        ours, theirs = (self._by_round(load, name, figure) for name in (server, other))
+        ours = self._by_round(load, server, figure)
+        theirs = self._by_round(load, other, other_figure or figure)
         ratios = [ours[each] / theirs[each] for each in ours if theirs.get(each)]
         return statistics.median(ratios) if ratios else None
 
@@ -73,21 +101,38 @@ def run(
 ) -> Results:
     """Measure every load on every server, and keep going when one of them fails."""
     results = Results()
+
+    def run_one(server: Server, load: Load, work: Path) -> Figures:
+        return _run_one(server, load, bounds, work, results)
+
+    take_turns(results, servers, loads, rounds, folder, progress, run_one)
+    return results
+
+
+def take_turns(
+    results: Results,
+    subjects: Sequence[AnySubject],
+    loads: Sequence[AnyWork],
+    rounds: int,
+    folder: Path,
+    progress: Callable[[str], None],
+    run_one: Callable[[AnySubject, AnyWork, Path], Figures],
+) -> None:
+    """Measure every load on every subject, round by round, and add the samples to ``results``."""
     for load in loads:
         for round_number in range(rounds):
             # Nobody is always the first after a pause.
-            start = round_number % max(1, len(servers))
-            for server in [*servers[start:], *servers[:start]]:
-                progress(f"{load.title}, round {round_number + 1} of {rounds}: {server.name}")
-                work = folder / f"{load.name}-{round_number}-{server.name}"
+            start = round_number % max(1, len(subjects))
+            for subject in [*subjects[start:], *subjects[:start]]:
+                progress(f"{load.title}, round {round_number + 1} of {rounds}: {subject.name}")
+                work = folder / f"{load.name}-{round_number}-{subject.name.replace(' ', '-')}"
                 work.mkdir()
                 try:
-                    figures = _run_one(server, load, bounds, work, results)
-                    sample = Sample(load.name, server.name, round_number, figures)
+                    figures = run_one(subject, load, work)
+                    sample = Sample(load.name, subject.name, round_number, figures)
                 except BenchmarkError as error:
-                    sample = Sample(load.name, server.name, round_number, {}, str(error))
+                    sample = Sample(load.name, subject.name, round_number, {}, str(error))
                 results.samples.append(sample)
-    return results
 
 
 def _run_one(server: Server, load: Load, bounds: Bounds, folder: Path, results: Results) -> Figures:

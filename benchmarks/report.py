@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.loads import Load
-from benchmarks.measure import Results
+from benchmarks.measure import Results, Subject, Work
 from benchmarks.servers import Server
 
 _OURS, _THEIRS = "abst", "nats"
@@ -22,7 +22,9 @@ RATIO_BARS: Mapping[str, float] = {"pipelined-100": 0.7, "closed-100": 0.5}
 IDLE_KIB_BAR = 64.0
 IDLE_GROWTH_KIB_BAR = 4.0
 
-_COLUMNS = (
+#: Of a table: the title, the figure, and how it is written.
+Columns = Sequence[tuple[str, str, str]]
+_COLUMNS: Columns = (
     ("packets/s", "packets_per_second", "{:,.0f}"),
     ("packets per CPU s", _PER_CPU, "{:,.0f}"),
     ("server CPU", "server_cpu_percent", "{:.0f} %"),
@@ -30,7 +32,7 @@ _COLUMNS = (
     ("p50 ms", "latency_p50_ms", "{:.3f}"),
     ("p99 ms", "latency_p99_ms", "{:.3f}"),
 )
-_IDLE_COLUMNS = (
+_IDLE_COLUMNS: Columns = (
     ("KiB each", "idle_kib", "{:.1f}"),
     ("after 200 kB each way", "idle_kib_after_traffic", "{:.1f}"),
     ("after 200 kB more", "idle_kib_after_more_traffic", "{:.1f}"),
@@ -70,23 +72,32 @@ def head(servers: Sequence[Server], results: Results) -> Iterator[str]:
 
 def tables(servers: Sequence[Server], loads: Sequence[Load], results: Results) -> Iterator[str]:
     """Write one row per load and server: timed loads first, then memory."""
-    if not any(sample.figures for sample in results.samples):
-        return
-    for columns in (_COLUMNS, _IDLE_COLUMNS):
-        rows = [["load", "server", *(title for title, _, _ in columns)]]
-        for load in loads:
-            for server in servers:
-                cells = [
-                    _cell(results, load.name, server.name, figure, layout)
-                    for _, figure, layout in columns
-                ]
-                if any(cells):
-                    rows.append([load.title, server.name, *cells])
-        if len(rows) > 1:
-            yield ""
-            yield from _table(rows)
-    yield ""
-    yield _NOTES
+    groups = (_COLUMNS, _IDLE_COLUMNS)
+    lines = [line for columns in groups for line in table(columns, servers, loads, results)]
+    if lines:
+        yield from [*lines, "", _NOTES]
+
+
+def table(
+    columns: Columns,
+    subjects: Sequence[Subject],
+    loads: Sequence[Work],
+    results: Results,
+    kind: str = "server",
+) -> Iterator[str]:
+    """Write a blank line and one row per load and subject, where there are figures for any."""
+    rows = [["load", kind, *(title for title, _, _ in columns)]]
+    for load in loads:
+        for subject in subjects:
+            cells = [
+                _cell(results, load.name, subject.name, figure, layout)
+                for _, figure, layout in columns
+            ]
+            if any(cells):
+                rows.append([load.title, subject.name, *cells])
+    if len(rows) > 1:
+        yield ""
+        yield from _aligned(rows)
 
 
 def bars(loads: Sequence[Load], results: Results) -> list[Bar]:
@@ -122,7 +133,7 @@ def ratios(loads: Sequence[Load], results: Results) -> Iterator[str]:
 
 
 def as_json(
-    servers: Sequence[Server], loads: Sequence[Load], results: Results, options: object
+    subjects: Sequence[Subject], found: Sequence[Bar], results: Results, options: object
 ) -> str:
     """Return all samples, and what the text reports, as JSON."""
     return json.dumps(
@@ -130,14 +141,14 @@ def as_json(
             "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
             "options": options,
             "servers": {
-                server.name: {
-                    "version": server.version,
-                    "security": results.security.get(server.name),
+                subject.name: {
+                    "version": subject.version,
+                    "security": results.security.get(subject.name),
                 }
-                for server in servers
+                for subject in subjects
             },
             "samples": [dataclasses.asdict(sample) for sample in results.samples],
-            "bars": [dataclasses.asdict(bar) for bar in bars(loads, results)],
+            "bars": [dataclasses.asdict(bar) for bar in found],
         },
         indent=2,
     )
@@ -155,7 +166,7 @@ def _cell(results: Results, load: str, server: str, figure: str, layout: str) ->
     return text
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Write a table in Markdown, its columns aligned: words left, figures right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):

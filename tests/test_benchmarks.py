@@ -14,6 +14,8 @@ from benchmarks.conversation import PacketCounter
 from benchmarks.errors import PacketsLost, ServerFailed
 from benchmarks.loads import LOADS
 from benchmarks.measure import Results, Sample
+from benchmarks.message_client import RECEIVED, Board, Task
+from benchmarks.message_report import bars as message_bars
 from benchmarks.nats import foreign_line
 from benchmarks.report import bars
 
@@ -83,7 +85,65 @@ class RatioTests(TestCase):
         self.assertEqual(bars(LOADS, self.results([50.0], [])), [])
 
 
+class MessageBarTests(TestCase):
+    def test_a_rate_is_compared_one_way_and_a_time_the_other(self) -> None:
+        """More messages are better, and less time is."""
+        samples = []
+        for pair, rate, broker, answered in (("abst devices", 9, 6, 4), ("aiomqtt", 10, 2, 3)):
+            times = {"acknowledged_p50_ms": float(broker), "answered_p50_ms": float(answered)}
+            samples.append(Sample("messages-pipelined", pair, 0, {"received_per_second": rate}))
+            samples.append(Sample("messages-one", pair, 0, times))
+        found = list(message_bars(Results(samples)))
+        self.assertEqual([round(bar.value, 2) for bar in found], [0.9, 3.0, 2.0, 1.33])
+        self.assertEqual([bar.is_reached for bar in found], [False, False, True, True])
+
+    def test_no_peer_no_verdict(self) -> None:
+        sample = Sample("messages-pipelined", "abst devices", 0, {"received_per_second": 9.0})
+        self.assertEqual(list(message_bars(Results([sample]))), [])
+
+
+class ReceivingTests(TestCase):
+    PROGRAM = """\
+import sys
+from benchmarks.message_client import Receiving, Task
+receiving = Receiving(Task.from_json(sys.argv[1]))
+for number in sys.argv[2:]:
+    receiving.message(int(number).to_bytes(8, "big") + bytes(2))
+"""
+
+    def receive(self, *numbers: int) -> tuple[int, int]:
+        """Return a receiver's exit status, and what it has counted."""
+        board = Path(self.mktemp()).resolve()
+        cells = Board.create(board).cells
+        task = Task("receiver", "acknowledgement", 1, 10, str(board), "", {})
+        command = [sys.executable, "-c", self.PROGRAM, task.to_json(), *map(str, numbers)]
+        status = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=100).returncode
+        return status, cells[RECEIVED]
+
+    def test_every_message_once_and_in_order(self) -> None:
+        """A receiver ends where a message is missing, comes twice, or comes too early."""
+        self.assertEqual(self.receive(0, 1, 2), (0, 3))
+        self.assertEqual(self.receive(0, 2, 1), (1, 1))
+        self.assertEqual(self.receive(0, 1, 1), (1, 2))
+
+
 class RunTests(TestCase):
+    def test_a_short_run_of_messages_between_two_devices(self) -> None:
+        """Two real devices send each other messages through a real realm, and none is missing."""
+        output = Path(self.mktemp()).resolve()
+        command = [sys.executable, "-m", "benchmarks", "--server", "abst", "--rounds", "1"]
+        command += ["--only", "messages-pipelined", "messages-one"]
+        command += ["--seconds", "0.5", "--json", str(output)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        report = json.loads(output.read_text())
+        figures = {sample["load"]: sample["figures"] for sample in report["samples"]}
+        self.assertEqual(list(figures), ["messages-pipelined", "messages-one"])
+        self.assertGreater(figures["messages-pipelined"]["received_per_second"], 0)
+        self.assertGreater(figures["messages-one"]["acknowledged_p50_ms"], 0)
+        self.assertGreater(figures["messages-one"]["answered_p99_ms"], 0)
+        self.assertIn("abst devices", run.stdout)
+
     def test_a_short_run_against_a_realm(self) -> None:
         """The harness starts a real realm, loads it in each way, and finds all packets again."""
         output = Path(self.mktemp()).resolve()
