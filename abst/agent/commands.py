@@ -5,9 +5,9 @@ Owns the meaning of the commands and the words of their results; ``control`` own
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -22,7 +22,7 @@ from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
 from abst.agent.sending import SendCommand
 from abst.agent.sessions import AgentProtocol
-from abst.device import Device, PairingObserver, Peer, parse_target
+from abst.device import Device, PairingObserver, Path, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.packets import MAX_NAME_CHARACTERS
@@ -96,9 +96,9 @@ class Commands:
             "realms": self._realms(),
             "peers": len(device.peers),
             "sessions": [
-                {"peer": entry["peer"], "device_id": entry["device_id"], "path": entry["path"]}
-                for entry in map(self._peer, device.peers)
-                if entry["in_session"]
+                {"peer": str(peer), "device_id": str(peer.device_id), **_way(session.path)}
+                for peer in device.peers
+                if (session := device.session_with(peer.device_id)) is not None
             ],
         }
 
@@ -197,7 +197,7 @@ class Commands:
                     "peer": str(peer),
                     "sequence": sequence,
                     "rtt_seconds": round(seconds, 6),
-                    "path": str(protocol.path) if protocol.path else None,
+                    **_way(protocol.path),
                 }
             )
         return {
@@ -283,7 +283,7 @@ class Commands:
         protocol = await self._reach.connect(peer)
         why_away = partial(self._reach.why_away, peer)
         sending = SendCommand(protocol, emit, self._device.reactor, why_away)
-        files = await sending.send(map(Path, arguments["paths"]))
+        files = await sending.send(map(pathlib.Path, arguments["paths"]))
         return {"peer": str(protocol.peer), "files": files}
 
     async def inbox(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -315,10 +315,9 @@ class Commands:
 
     def _peer(self, peer: Peer) -> dict[str, Any]:
         session = self._device.session_with(peer.device_id)
-        path = None if session is None else session.path
         return {
             **_with_addresses(peer),
-            "path": None if path is None else str(path),
+            **_way(None if session is None else session.path),
             "key_pinned": peer.public_key is not None,
             "in_session": session is not None,
         }
@@ -356,6 +355,17 @@ class _PairingTold(PairingObserver):
 
 def _named(peer: Peer) -> dict[str, Any]:
     return {"peer": str(peer), "device_id": str(peer.device_id), "name": peer.name}
+
+
+def _way(path: Path | None) -> dict[str, Any]:
+    """Return what is known of the path that carries a session."""
+    return {
+        "path": None if path is None else str(path),
+        "path_kind": "none" if path is None else path.kind,
+        "path_address": getattr(path, "address", None),
+        "path_rtt_seconds": getattr(path, "rtt_seconds", None),
+        "path_reason": getattr(path, "reason", None) or None,
+    }
 
 
 def _with_addresses(peer: Peer) -> dict[str, Any]:

@@ -85,6 +85,11 @@ def human_size(size_bytes: float) -> str:
     return f"{size:.1f} {_UNITS[unit]}" if unit else quantity(int(size), "byte")
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Return a short span of time as people read it."""
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
 def human_time(seconds: float) -> str:
     """Return a span of time as people read it, in its two largest units."""
     whole = int(seconds)

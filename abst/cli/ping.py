@@ -10,7 +10,7 @@ import click
 from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
-from abst.cli.output import json_option, printable, show, show_record
+from abst.cli.output import json_option, milliseconds, printable, show, show_record
 
 
 def _seconds(ctx: click.Context, option: click.Parameter, value: float) -> float:
@@ -39,29 +39,31 @@ def command(home: DeviceHome, peer: str, count: int, interval: float, as_json: b
     With --json, one line for each answer and a last one with the sums.
     """
     with call_agent(home, "ping", peer=peer, count=count, interval_seconds=interval) as call:
+        known: tuple[object, ...] = ()
         for event in call:
+            # Why this path is used is told once, and again when another one is.
+            way = event["path"], event.get("path_reason")
             if as_json:
                 show_record(event)
             else:
-                show(_answer_line(event))
+                show(_answer_line(event, with_reason=way != known))
+            known = way
         if as_json:
             show_record(call.result)
         else:
             show(_summary(call.result))
 
 
-def _answer_line(event: dict[str, Any]) -> str:
+def _answer_line(event: dict[str, Any], *, with_reason: bool) -> str:
     path = "" if event["path"] is None else f" over {event['path']}"
-    time = _milliseconds(event["rtt_seconds"])
+    if with_reason and event.get("path_reason"):
+        path += f" ({event['path_reason']})"
+    time = milliseconds(event["rtt_seconds"])
     return printable(f"{event['sequence']}: {event['peer']} answered in {time}{path}")
 
 
 def _summary(result: dict[str, Any]) -> str:
     times = "/".join(
-        _milliseconds(result[key]) for key in ("min_seconds", "mean_seconds", "max_seconds")
+        milliseconds(result[key]) for key in ("min_seconds", "mean_seconds", "max_seconds")
     )
     return f"{result['sent']} sent, {result['received']} received, min/mean/max {times}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"

@@ -12,6 +12,7 @@ from abst.cli.home import DeviceHome
 from abst.cli.output import (
     human_time,
     json_option,
+    milliseconds,
     note,
     one_line,
     printable,
@@ -62,5 +63,9 @@ def describe(status: dict[str, Any]) -> str:
 
 def _session_line(session: dict[str, Any]) -> str:
     path = session["path"]
-    way = "waiting for a path" if path is None else f"over {printable(path)}"
-    return f"{printable(session['peer'])}, {way}"
+    way = "waiting for a path" if path is None else f"over {path}"
+    if session.get("path_rtt_seconds") is not None:
+        way += f", {milliseconds(session['path_rtt_seconds'])}"
+    if session.get("path_reason"):
+        way += f" ({session['path_reason']})"
+    return printable(f"{session['peer']}, {way}")

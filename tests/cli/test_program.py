@@ -237,6 +237,44 @@ class CommandTests(TestCase):
         self.assertEqual("1: bob answered in 1.2 ms\n", out)
         self.assertEqual("abst: bob has not answered\n", said)
 
+    def test_which_way_is_taken_and_why(self) -> None:
+        relayed = {"path": "realm a:1", "path_kind": "realm", "path_reason": "there is no other"}
+        direct = {"path": "direct b:2", "path_kind": "direct", "path_reason": "it is faster"}
+        answers = [
+            {"event": {"peer": "bob", "sequence": number, "rtt_seconds": 0.001, **way}}
+            for number, way in enumerate((relayed, relayed, direct), 1)
+        ]
+        sums = {"min_seconds": 0.001, "mean_seconds": 0.001, "max_seconds": 0.001}
+        total = {"result": {"sent": 3, "received": 3, **sums}}
+        _, out, _ = self.abst([*answers, total], "ping", "bob")
+        lines = [line.partition(" ms")[2] for line in out.splitlines()[:3]]
+        self.assertEqual(
+            [
+                " over realm a:1 (there is no other)",
+                " over realm a:1",
+                " over direct b:2 (it is faster)",
+            ],
+            lines,
+        )
+        session = {"peer": "bob", "device_id": "6fa1"}
+        waiting = {**session, "path": None, "path_kind": "none", "path_reason": None}
+        quick = {**session, **direct, "path_rtt_seconds": 0.0021}
+        status = {"name": "a", "device_id": "6fa1", "home": "/h", "version": "1", "peers": 2}
+        status |= {
+            "uptime_seconds": 1.5,
+            "realms": [],
+            "sessions": [waiting, quick, session | relayed],
+        }
+        _, out, _ = self.abst([{"result": status}], "status")
+        self.assertEqual(
+            [
+                "bob, waiting for a path",
+                "bob, over direct b:2, 2.1 ms (it is faster)",
+                "bob, over realm a:1 (there is no other)",
+            ],
+            [line[9:] for line in out.splitlines() if line.startswith("session")],
+        )
+
     def test_a_send_that_has_to_wait(self) -> None:
         bad = "\x1b[2Jbob"
         on = {"peer": bad, "file": "x", "waiting": False}

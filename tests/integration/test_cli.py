@@ -333,6 +333,7 @@ class TalkTests(CommandLineTestCase):
         self.assertEqual([1, 2], [answer["sequence"] for answer in answers])
         self.assertEqual({"bob"}, {answer["peer"] for answer in answers})
         self.assertTrue(all(answer["path"].startswith("realm ") for answer in answers))
+        self.assertEqual({"realm"}, {answer["path_kind"] for answer in answers})
         self.assertEqual((2, 2), (total["sent"], total["received"]))
         self.assertLessEqual(total["min_seconds"], total["max_seconds"])
 
@@ -344,6 +345,7 @@ class TalkTests(CommandLineTestCase):
         self.assertIn("in a session over realm", self.alice.ok("peers"))
         status = self.alice.json("status")
         self.assertEqual(["bob"], [session["peer"] for session in status["sessions"]])
+        self.assertEqual(["realm"], [session["path_kind"] for session in status["sessions"]])
         self.assertEqual([True], [realm["up"] for realm in status["realms"]])
         self.assertRegex(self.alice.ok("status"), r"realm +abst://\S+ +connected\n")
 
