@@ -22,6 +22,8 @@ MIN_RENEWAL_SECONDS: Final = 45 * 60.0
 MAX_RENEWAL_SECONDS: Final = 60 * 60.0
 SETTLE_SECONDS: Final = 0.5
 """How long after a change of the network everything is opened again: changes come in groups."""
+FOLLOW_APART_SECONDS: Final = 3.0
+"""How much later it is done again, at least: where containers come and go, it never ends."""
 RETRY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 2.0
 
@@ -108,6 +110,7 @@ class Discovery:
         self._announcement: Announcement | None = None
         self._open: OpenAnnouncement | None = None
         self._opening = 0
+        self._followed_at = -FOLLOW_APART_SECONDS
         self._working = False
         self._again = False
         self._timers: dict[str, Any] = {}
@@ -124,8 +127,7 @@ class Discovery:
         What goes wrong is logged, and tried again when the network changes and each minute.
         """
         self._port = port
-        self._opening += 1
-        self._renew()
+        self._reopen()
         self._arm("tick", RETRY_SECONDS, self._tick)
 
     def stop(self) -> Deferred[None]:
@@ -161,8 +163,11 @@ class Discovery:
 
     def network_changed(self) -> None:
         """Follow the machine's interfaces and addresses, under a new name; soon, and once."""
-        if self._port is not None and "settle" not in self._timers:
-            self._arm("settle", SETTLE_SECONDS, self._reopen)
+        if self._port is None or "follow" in self._timers:
+            return
+        now = self._reactor.seconds()
+        wait = max(SETTLE_SECONDS, self._followed_at + FOLLOW_APART_SECONDS - now)
+        self._arm("follow", wait, self._follow)
 
     # What the station tells, in the reactor's thread.
 
@@ -196,6 +201,10 @@ class Discovery:
         wait = MIN_RENEWAL_SECONDS + fraction * (MAX_RENEWAL_SECONDS - MIN_RENEWAL_SECONDS)
         self._arm("renew", wait, self._renew)
         self._settle()
+
+    def _follow(self) -> None:
+        self._followed_at = self._reactor.seconds()
+        self._reopen()
 
     def _reopen(self) -> None:
         self._opening += 1

@@ -34,6 +34,7 @@ _MAX_ASKED: Final = 16
 _ASK_MILLISECONDS: Final = 3000
 _MAX_CACHED_NAMES: Final = 20_000
 _MAX_INTERFACES: Final = 32
+_MAX_TOLD: Final = 2 * MAX_KNOWN  # more than anybody behind it remembers
 _OWN_KEPT: Final = 64
 _NAME: Final = re.compile(rf"([0-9a-f]{{{2 * INSTANCE_BYTES}}})\.{re.escape(SERVICE_TYPE)}")
 
@@ -261,7 +262,7 @@ class _Ear:
         if announcement is None or not addresses:
             return
         self._told.pop(instance, None)
-        while len(self._told) >= MAX_KNOWN:
+        while len(self._told) >= _MAX_TOLD:
             del self._told[next(iter(self._told))]
         self._told[instance] = None
         self._station.tell(self._station.heard, self._opening, announcement, addresses)

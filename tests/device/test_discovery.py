@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import os
@@ -175,7 +176,14 @@ class ClockReactor(Clock):
     def __init__(self, reactor: Any) -> None:
         super().__init__()
         self.callFromThread = reactor.callFromThread
-        self.getThreadPool = reactor.getThreadPool
+        self.getThreadPool: Callable[[], Any] = reactor.getThreadPool
+
+
+class HangingPool:
+    """Threads that never come back."""
+
+    def callInThreadWithCallback(self, *args: Any) -> None:
+        """Do nothing."""
 
 
 class DiscoveryCase(TestCase):
@@ -324,6 +332,18 @@ class TimeTests(DiscoveryCase):
         await one.stop()
         self.assertEqual([], clock.getDelayedCalls())
 
+    async def test_stopping_gives_up_on_a_thread_that_hangs(self) -> None:
+        clock = ClockReactor(self.reactor)
+        clock.getThreadPool = HangingPool
+        one = Discovery(clock, self.alice, self.alices, os.urandom, interfaces=[LOOPBACK])
+        one.start(1001)
+        stopped = one.stop()
+        clock.advance(STOP_SECONDS - 0.1)
+        self.assertNoResult(stopped)
+        clock.advance(0.1)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual([], clock.getDelayedCalls())
+
 
 class FloodTests(DiscoveryCase):
     async def test_a_flooder_is_read_slowly_and_a_peer_is_found_all_the_same(self) -> None:
@@ -339,6 +359,39 @@ class FloodTests(DiscoveryCase):
         times = [at for _, instance, at in self.alices.calls if instance in wanted]
         self.assertEqual(len(wanted), len(times))
         self.assertGreater(times[MAX_LOOKS_PER_SECOND] - times[0], 0.5)
+
+    async def test_what_waits_is_bounded(self) -> None:
+        one = self.discovery(self.alice, self.alices)
+        one.start(1001)
+        await self.settled(one)
+        ear = one._station._ear
+        assert ear is not None
+        loop: Any = ear._loop
+        more = 100
+
+        def browse() -> None:
+            for found in announcements(MAX_LOOKS_PER_SECOND + MAX_KNOWN + more):
+                ear.add_service(ear._zeroconf, SERVICE_TYPE, f"{found.instance}.{SERVICE_TYPE}")
+
+        # All at once, before zeroconf's loop looks at the clock.
+        loop.call_soon_threadsafe(browse)
+        for _ in range(2):
+            await deferToThread(
+                lambda: asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+            )
+        self.assertGreaterEqual(one.ignored, more)  # Others of other tests may be there too.
+
+    async def test_what_did_not_come_along_is_asked_for(self) -> None:
+        """A responder need not send the rest with the service's name."""
+        one = self.discovery(self.alice, self.alices)
+        one.start(1001)
+        await self.settled(one)
+        (found,) = announcements(1)
+        speaker = await deferToThread(say_the_name_alone, found)
+        try:
+            await self.alices.when(lambda owner: found.instance in owner.known)
+        finally:
+            await deferToThread(speaker.close)
 
     async def test_nonsense_is_not_passed_on(self) -> None:
         one = self.discovery(self.alice, self.alices)
@@ -357,6 +410,31 @@ class FloodTests(DiscoveryCase):
         self.assertFalse({good.instance, bad.instance} & set(self.alices.known))
 
 
+def info_of(instance: str, properties: dict[bytes, bytes], port: int) -> Any:
+    """Return a service as zeroconf describes it."""
+    zeroconf: Any = importlib.import_module("zeroconf")
+    return zeroconf.ServiceInfo(
+        SERVICE_TYPE,
+        f"{instance}.{SERVICE_TYPE}",
+        port,
+        properties=dict(properties),
+        server=f"{instance.replace(' ', '-')}.local.",
+        parsed_addresses=[LOOPBACK],
+    )
+
+
+def say_the_name_alone(found: Announcement) -> Any:
+    """Announce that there is a service, and tell the rest to who asks until it is closed."""
+    zeroconf: Any = importlib.import_module("zeroconf")
+    speaker = zeroconf.Zeroconf(interfaces=[LOOPBACK])
+    info = info_of(found.instance, found.properties(), port=1)
+    speaker.loop.call_soon_threadsafe(speaker.registry.async_add, info)
+    packet = zeroconf.DNSOutgoing(AUTHORITATIVE_RESPONSE)
+    packet.add_answer_at_time(info.dns_pointer(), 0)
+    speaker.send(packet)
+    return speaker
+
+
 def shout(found: list[Announcement]) -> None:
     """Announce all of these at once, as no honest device would."""
     shout_properties({it.instance: it.properties() for it in found}, port=1)
@@ -371,14 +449,7 @@ def shout_properties(services: dict[str, dict[bytes, bytes]], port: int) -> None
         for start in range(0, len(named), 10):
             packet = zeroconf.DNSOutgoing(AUTHORITATIVE_RESPONSE)
             for instance, properties in named[start : start + 10]:
-                info = zeroconf.ServiceInfo(
-                    SERVICE_TYPE,
-                    f"{instance}.{SERVICE_TYPE}",
-                    port,
-                    properties=dict(properties),
-                    server=f"{instance.replace(' ', '-')}.local.",
-                    parsed_addresses=[LOOPBACK],
-                )
+                info = info_of(instance, properties, port)
                 for record in (info.dns_pointer(), info.dns_service(), info.dns_text()):
                     packet.add_answer_at_time(record, 0)
                 for address in info.dns_addresses():
