@@ -111,6 +111,8 @@ class Discovery:
         self._open: OpenAnnouncement | None = None
         self._opening = 0
         self._followed_at = -FOLLOW_APART_SECONDS
+        self._ignored_before = 0
+        self._has_missed = False
         self._working = False
         self._again = False
         self._timers: dict[str, Any] = {}
@@ -215,9 +217,13 @@ class Discovery:
 
     def _tick(self) -> None:
         self._arm("tick", RETRY_SECONDS, self._tick)
+        before, self._ignored_before = self._ignored_before, self.ignored
+        self._has_missed = self._has_missed or before != self.ignored
         if self.problem is not None:
             self._settle()
-        elif self._station.is_overfull():
+        elif self._station.is_overfull() or (self._has_missed and before == self.ignored):
+            # A flood is over, or fills the memory: whoever was missed in it is asked for again.
+            self._has_missed = False
             self._reopen()
 
     def _settle(self) -> None:

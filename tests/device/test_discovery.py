@@ -332,6 +332,21 @@ class TimeTests(DiscoveryCase):
         await one.stop()
         self.assertEqual([], clock.getDelayedCalls())
 
+    async def test_who_was_missed_in_a_flood_is_asked_for_when_it_is_over(self) -> None:
+        clock = ClockReactor(self.reactor)
+        one = self.discovery(self.alice, self.alices, clock)
+        one.start(1001)
+        await self.settled(one)
+        before = one._opening
+        for _ in range(2):
+            one._station.ignored += 1
+            clock.advance(RETRY_SECONDS)
+            self.assertEqual(before, one._opening)
+        for _ in range(2):
+            clock.advance(RETRY_SECONDS)
+            await self.settled(one)
+            self.assertEqual(before + 1, one._opening)
+
     async def test_stopping_gives_up_on_a_thread_that_hangs(self) -> None:
         clock = ClockReactor(self.reactor)
         clock.getThreadPool = HangingPool
