@@ -148,14 +148,15 @@ class LabDevice(CommandLine):
 
     def path_to(self, peer: LabDevice) -> str:
         """Return which path its session with a peer uses now, as it is shown: kind and place."""
-        for session in self.ask("status")["sessions"]:
-            if session["device_id"] == peer.device_id and session["path"] is not None:
-                return str(session["path"])
-        return "none"
+        return str(self._session_with(peer).get("path"))
 
     def kind_of_path(self, peer: LabDevice) -> str:
         """Return "direct", "realm" or "none"."""
-        return self.path_to(peer).split()[0]
+        return str(self._session_with(peer).get("path_kind", "none"))
+
+    def _session_with(self, peer: LabDevice) -> dict[str, Any]:
+        sessions = self.ask("status")["sessions"]
+        return next((found for found in sessions if found["device_id"] == peer.device_id), {})
 
     # What happens to it.
 

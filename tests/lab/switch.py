@@ -2,7 +2,8 @@
 
 Owns what happens to a frame on its way: to whom it goes, how late, and whether it is lost. The
 kernel's own bridges and its netem could do most of it, but netem is missing from many kernels, and
-here silence, loss and delay are a line each.
+here silence, loss and delay are a line each. Silence is complete, as when a distant line is cut:
+neighbours still find each other, or a kernel would notice and say that a host is unreachable.
 
 The lab asks for ports and changes what they do by lines of JSON on stdin, and each is answered by
 one on stdout. The interfaces go with the process, and the process with its stdin: nothing of it
@@ -41,6 +42,19 @@ NEIGHBOUR_GROUPS: Final = (
 )
 """What IPv6 cannot do without even where multicast is filtered (RFC 4861)."""
 
+ARP: Final = b"\x08\x06"
+IPV6: Final = b"\x86\xdd"
+ICMPV6: Final = b"\x3a"
+SOLICITATION, ADVERTISEMENT = b"\x87", b"\x88"
+
+
+def finds_neighbours(frame: bytes) -> bool:
+    """Tell whether a frame is of ARP or of IPv6's neighbour discovery."""
+    kind = frame[12:14]
+    if kind == IPV6:
+        return frame[20:21] == ICMPV6 and frame[54:55] in (SOLICITATION, ADVERTISEMENT)
+    return kind == ARP
+
 
 @dataclass(slots=True)
 class Segment:
@@ -49,7 +63,7 @@ class Segment:
     Attributes:
         multicast: whether it carries what goes to groups, other than neighbour discovery.
         isolated: whether hosts reach uplinks only, as in many a guest network.
-        silent: whether it loses everything.
+        silent: whether it loses everything but what neighbours find each other by.
         loss: the part of the frames that gets lost, 0 to 1.
         delay_seconds: how long each frame is on its way.
         homes: behind which port an Ethernet address was seen last.
@@ -75,7 +89,7 @@ class Port:
     Attributes:
         segment: the name of the segment, or None while it is unplugged.
         uplink: whether hosts in an isolated segment reach it.
-        silent: whether everything from it and to it is lost, while the interface stays up.
+        silent: the same for what goes this way, while the interface stays up.
         received_bytes: how much has come from it.
     """
 
@@ -154,28 +168,32 @@ class Switch:
         except OSError:
             return  # The interface has just been taken down.
         port.received_bytes += len(frame)
-        if port.silent or port.segment is None or len(frame) < ETHERNET_BYTES:
+        if port.segment is None or len(frame) < ETHERNET_BYTES:
             return
         segment = self._segments[port.segment]
         target, source = frame[:6], frame[6:12]
         segment.homes[source] = number
-        if segment.silent or not segment.carries(target):
+        if not segment.carries(target) or self._is_lost(port, segment, frame):
             return
-        for other in self._targets(segment, port.segment, number, target):
+        for other in self._targets(segment, port.segment, number, frame):
             if random.random() < segment.loss:
                 continue
             self._sent += 1
             due = time.monotonic() + segment.delay_seconds
             heapq.heappush(self._on_their_way, (due, self._sent, other, port.segment, frame))
 
-    def _targets(self, segment: Segment, name: str, source: int, target: bytes) -> list[int]:
+    @staticmethod
+    def _is_lost(port: Port, segment: Segment, frame: bytes) -> bool:
+        return (port.silent or segment.silent) and not finds_neighbours(frame)
+
+    def _targets(self, segment: Segment, name: str, source: int, frame: bytes) -> list[int]:
         """Return the ports to which a frame goes."""
-        home = segment.homes.get(target)
+        home = segment.homes.get(frame[:6])
         if home is not None and self._ports[home].segment == name:
             candidates = [home]
         else:
             candidates = [number for number, port in self._ports.items() if port.segment == name]
-        if segment.isolated and not self._ports[source].uplink:
+        if segment.isolated and not self._ports[source].uplink and not finds_neighbours(frame):
             candidates = [number for number in candidates if self._ports[number].uplink]
         return [number for number in candidates if number != source]
 
@@ -184,7 +202,7 @@ class Switch:
         while self._on_their_way and self._on_their_way[0][0] <= now:
             _, _, number, segment, frame = heapq.heappop(self._on_their_way)
             port = self._ports[number]
-            if not port.silent and port.segment == segment and not self._segments[segment].silent:
+            if port.segment == segment and not self._is_lost(port, self._segments[segment], frame):
                 # An interface that is down takes nothing, and a full one drops, as in real life.
                 with contextlib.suppress(OSError):
                     os.write(port.descriptor, frame)
