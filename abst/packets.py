@@ -378,6 +378,8 @@ class Heartbeat(Packet):
         ping: a number that the other side shall repeat as ``pong``.
         pong: the number of a ping, repeated.
         end: True when the sender ends the session.
+        first: the number of the application packet that the sender sends next on this channel.
+        keep: with ``first``, whether the sender wants a path also while nothing is said.
     """
 
     packet_id = 0
@@ -387,12 +389,16 @@ class Heartbeat(Packet):
         _count("ping", required=False),
         _count("pong", required=False),
         _flag("end", required=False),
+        _count("first", required=False),
+        _flag("keep", required=False),
     )
 
     received: int
     ping: int | None = None
     pong: int | None = None
     end: bool | None = None
+    first: int | None = None
+    keep: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,8 +413,9 @@ class DeviceHello(Packet):
         received: how many application packets of that session the speaker has received.
         version: the protocol version.
         capabilities: names of optional features, none yet.
-        addresses: where the speaker listens for direct connections, none yet.
+        addresses: where the speaker listens for direct connections, as ``HOST:PORT``.
         realms: addresses of the realms where the speaker can be found.
+        pairing: True when a person has asked the speaker to pair with the listener.
     """
 
     packet_id = 1
@@ -423,6 +430,7 @@ class DeviceHello(Packet):
         _texts("capabilities", MAX_CODE_CHARACTERS),
         _texts("addresses", MAX_ADDRESS_CHARACTERS),
         _texts("realms", MAX_ADDRESS_CHARACTERS),
+        _flag("pairing", required=False),
     )
 
     device_id: bytes
@@ -434,6 +442,7 @@ class DeviceHello(Packet):
     capabilities: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     realms: list[str] = field(default_factory=list)
+    pairing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,23 +257,54 @@ def _is_ip_address(host: str) -> bool:
 
 
 class ChannelContexts:
-    """The two contexts from which one identity's channels are made."""
+    """The contexts from which one identity's channels are made.
 
-    def __init__(self, identity: Identity) -> None:
+    A port that anybody can reach shows its certificate, and with it its device's ID, only to those
+    whose server name is a knock that it admits; all others see a handshake that fails.
+
+    Args:
+        identity: whose channels.
+        admits: tells whether a server name, as a dialler of the port has sent it, may come in.
+    """
+
+    def __init__(
+        self, identity: Identity, admits: Callable[[bytes | None], bool] = lambda name: False
+    ) -> None:
         self._client = _context(identity, _verify_by_check)
         self._client.set_alpn_protos([DEVICE_ALPN])
         self._server = _context(identity, _verify_by_check)
         self._server.set_alpn_select_callback(_select_alpn(DEVICE_ALPN))
+        # Without a certificate no handshake gets through: only a knock leads to one.
+        self._port = _context(None, _verify_by_check)
+        self._port.set_alpn_select_callback(_select_alpn(DEVICE_ALPN))
+        self._port.set_tlsext_servername_callback(self._open_door)
+        self._admits = admits
 
-    def dial(self, check: CheckKey) -> TlsEngine:
-        """Return the dialling side (TLS client) of a new channel."""
+    def _open_door(self, connection: SSL.Connection) -> None:
+        if self._admits(connection.get_servername()):
+            connection.set_context(self._server)
+
+    def dial(self, check: CheckKey, server_name: bytes | None = None) -> TlsEngine:
+        """Return the dialling side (TLS client) of a new channel.
+
+        Args:
+            check: decides on the other side's key.
+            server_name: the knock, for a port that wants one.
+        """
         connection = SSL.Connection(self._client, None)
         connection.set_connect_state()
+        if server_name is not None:
+            connection.set_tlsext_host_name(server_name)
         return TlsEngine(connection, check)
 
-    def accept(self, check: CheckKey) -> TlsEngine:
-        """Return the accepting side (TLS server) of a new channel."""
-        connection = SSL.Connection(self._server, None)
+    def accept(self, check: CheckKey, *, wants_knock: bool = False) -> TlsEngine:
+        """Return the accepting side (TLS server) of a new channel.
+
+        Args:
+            check: decides on the other side's key.
+            wants_knock: whether the dialler has to send a server name that is admitted.
+        """
+        connection = SSL.Connection(self._port if wants_knock else self._server, None)
         connection.set_accept_state()
         return TlsEngine(connection, check)
 

@@ -12,14 +12,18 @@ from abst import codec, packets, tls
 from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
 from abst.agent import packets as agent_packets
 from abst.device import (
+    arrivals,
     channel,
     connection,
     key_check,
+    knock,
     link,
     pairing,
     pairing_attempt,
+    paths,
     realm_client,
     session,
+    ways,
 )
 from abst.device import device as device_module
 from abst.device.pairing import Input, Role, Step
@@ -298,15 +302,27 @@ class OtherTests(TestCase):
             "bytes that a Send takes beside its content, at most": packets.HEADROOM_BYTES,
             "bytes of one packet inside a channel, at most": packets.MAX_PACKET_BYTES,
             "seconds for handshake, Hello exchange and Key check": channel.HANDSHAKE_SECONDS,
-            "seconds without anything sent before a Heartbeat": connection.HEARTBEAT_SECONDS,
-            "seconds without anything received before a channel is given up": (
-                connection.DEAD_SECONDS
+            "seconds without anything sent before a Heartbeat": paths.HEARTBEAT_SECONDS,
+            "seconds that the device with the higher ID waits longer": paths.FOLLOWER_SECONDS,
+            "seconds without anything received before a channel is given up": paths.DEAD_SECONDS,
+            "seconds for an answer, at least": paths.LEAST_PATIENCE_SECONDS,
+            "more seconds for an answer while there is no doubt": paths.SPARE_PATIENCE_SECONDS,
+            "missing answers after which a path is suspect": paths.MISSES,
+            "round trips that prove a path": paths.PROOFS,
+            "seconds that a path rests that was suspect, at first": paths.REST_SECONDS,
+            "seconds that a path rests that was suspect, at most": paths.MAX_REST_SECONDS,
+            "seconds that an older path stays after a move": ways.GRACE_SECONDS,
+            "seconds that the realm is dialled later than a direct address": (
+                ways.REALM_LAG_SECONDS
             ),
-            "received bytes after which a Heartbeat is due at once": session.ACK_AFTER_BYTES,
-            "received packets after which a Heartbeat is due at once": session.ACK_AFTER_PACKETS,
-            "seconds after which a Heartbeat is due for any received packet": (
-                session.ACK_AFTER_SECONDS
+            "seconds between tries of direct addresses while a realm is used": (
+                ways.DIRECT_RETRY_SECONDS
             ),
+            "seconds without a use after which a path is closed": connection.IDLE_SECONDS,
+            "the same, when only Hello was said": connection.HELLO_SECONDS,
+            "knocks that are remembered, at least": knock.MAX_REMEMBERED,
+            "direct connections that have not proved a key, in all": arrivals.MAX_ARRIVALS,
+            "the same, from one address": arrivals.MAX_ARRIVALS_PER_HOST,
             "bytes of application packets in flight, at most": session.MAX_IN_FLIGHT_BYTES,
             "seconds that a session waits for a channel, by default": connection.SESSION_SECONDS,
             "channels of strangers at once": device_module.MAX_STRANGERS,

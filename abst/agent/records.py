@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from abst.database import Database
-from abst.device.session_store import MIGRATION
+from abst.device.session_store import ENDS_MIGRATION, MIGRATION
 
 DATABASE_KIND: Final = 0x41425354
 MAX_ITEMS: Final = 10_000
@@ -40,6 +40,7 @@ CREATE TABLE arriving (
     sha256 BLOB
 ) WITHOUT ROWID
 """,
+    ENDS_MIGRATION,
 )
 
 

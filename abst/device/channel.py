@@ -35,7 +35,8 @@ class Channel:
         state: how far it has come.
         problem: why it was closed, or None.
         peer_key: the other end's DER SubjectPublicKeyInfo, once open.
-        heard_at: when bytes last came.
+        opened_at: when it was dialled or accepted.
+        is_closed_there: the other end has closed it in an orderly way.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class Channel:
         self.dialled = dialled
         self.state = ChannelState.HANDSHAKE
         self.problem: AbstError | None = None
-        self.heard_at = now
         self.opened_at = now
+        self.is_closed_there = False
         self._engine = engine
         self._decoder = codec.Decoder()
         self._max_piece_bytes = max_content_bytes - CHANNEL_NUMBER_BYTES
@@ -69,12 +70,11 @@ class Channel:
         """Return 32 bytes that only this channel's two ends know."""
         return self._engine.exporter()
 
-    def receive_data(self, records: bytes, now: float) -> list[tuple[Packet, int]]:
+    def receive_data(self, records: bytes) -> list[tuple[Packet, int]]:
         """Take TLS bytes; return the packets that they complete, each with its size in bytes.
 
         A broken packet or connection closes the channel; ``problem`` says why.
         """
-        self.heard_at = now
         found: list[tuple[Packet, int]] = []
         if self.state is ChannelState.CLOSED:
             return found
@@ -96,6 +96,7 @@ class Channel:
         except RemoteProtocolError as problem:
             self.close(problem)
         if self._engine.closed:
+            self.is_closed_there = self.state is ChannelState.OPEN and self._engine.problem is None
             self.close(self._engine.problem or PeerUnreachableError("the other side closed"))
         return found
 
@@ -113,6 +114,10 @@ class Channel:
         return [
             self.number + records[begin : begin + step] for begin in range(0, len(records), step)
         ]
+
+    def discard_unsent(self) -> None:
+        """Take back what ``send`` has queued and nothing has encrypted yet."""
+        self._plaintext.clear()
 
     def close(self, problem: AbstError | None = None) -> None:
         """End the channel; what was queued before is still in ``contents_to_send``."""

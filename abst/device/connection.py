@@ -1,12 +1,13 @@
-"""Everything between this device and one other: dialling, channels, the session, its protocol.
+"""All that is between this device and one other: the session, its storage, its protocol.
 
-Owns which channel carries the session, and when to dial again. The rules are those of
-docs/spec/channel.md: one dial wins when both sides dial, a newer channel replaces an older one
-once it has proved itself, a hole in the stream ends a channel and never the session.
+The rules are those of docs/spec/channel.md, "Sessions". How the other device is reached, and over
+which of several channels, is the business of ``ways``; a hole in a stream ends a channel and never
+the session.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Callable
@@ -19,15 +20,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst import codec
-from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
-from abst.device.introduction import Household, Introduction, Stage
-from abst.device.link import Link, next_wait_seconds
+from abst.device.carriers import Pipe
+from abst.device.channel import Channel
+from abst.device.flow import Flow
+from abst.device.introduction import Introduction
+from abst.device.leg import Leg
+from abst.device.link import Link
 from abst.device.pairing import PAIRING_SECONDS
 from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.protocol import DeviceProtocol
 from abst.device.session import Session
-from abst.device.session_store import SavedSession, SessionStore
+from abst.device.session_store import EndedSessions, SavedSession, SessionStore
+from abst.device.ways import Ways, WaysOwner
 from abst.device_id import DeviceID
 from abst.errors import (
     AbstError,
@@ -40,10 +45,8 @@ from abst.errors import (
     RemoteProtocolError,
     SessionEndedError,
     WrongKeyError,
-    explain,
 )
 from abst.packets import (
-    CHANNEL_NUMBER_BYTES,
     FIRST_APPLICATION_ID,
     LAST_PACKET_ID,
     SESSION_ID_BYTES,
@@ -52,32 +55,33 @@ from abst.packets import (
     Heartbeat,
     Packet,
 )
-from abst.tls import ChannelContexts
 
-HEARTBEAT_SECONDS: Final = 15.0
-DEAD_SECONDS: Final = 35.0
 SESSION_SECONDS: Final = 3600.0
 CONNECT_SECONDS: Final = 10.0
 """How long an application waits for a session, for each realm that may have to be tried."""
 
-STEADY_SECONDS: Final = 5.0
-"""A channel that has lasted so long was a good one: after it the next is dialled at once."""
+IDLE_SECONDS: Final = 60.0
+"""A path is closed when nothing was said over it for so long, and opened when there is."""
 
-LOST_DIAL_SECONDS: Final = 1.0
-"""A dial unanswered for so long was lost, when the device that should answer dials by itself."""
+HELLO_SECONDS: Final = 10.0
+"""A path over which only Hello was said is closed after so long."""
+
+SESSION_LABEL: Final = b"ABST session 1"
 
 
-class Owner(Household, Protocol):
+def common_session(one: bytes, other: bytes) -> bytes:
+    """Return the ID of the session of two devices that have proposed different ones."""
+    return hashlib.sha256(SESSION_LABEL + min(one, other) + max(one, other)).digest()[
+        :SESSION_ID_BYTES
+    ]
+
+
+class Owner(WaysOwner, Protocol):
     """What a connection needs of its device."""
 
-    reactor: Any
-    contexts: ChannelContexts
     session_seconds: float
-    random_fraction: Callable[[], float]
     store: SessionStore | None
-    ended_sessions: dict[bytes, tuple[bytes, int]]
-    """By peer, the ID of a session that has ended here and what was received of it: the peer may
-    not know yet, and would send again in the next one what was handled in that one."""
+    ended_sessions: EndedSessions
 
     def links_up(self) -> list[Link]:
         """Return the links that a peer could be reached over, best first."""
@@ -93,32 +97,6 @@ class Owner(Household, Protocol):
 
     def connection_idle(self, connection: PeerConnection) -> None:
         """Forget a connection that has nothing left."""
-
-
-@dataclass(slots=True)
-class Leg:
-    """A channel, the link that carries it, and its introduction.
-
-    Attributes:
-        active: the session uses it.
-        buries: it tells the peer that the session that it asks for has ended here.
-        sent_at: when bytes last went out.
-    """
-
-    channel: Channel
-    link: Link
-    introduction: Introduction
-    active: bool = False
-    buries: bool = False
-    sent_at: float = 0.0
-
-    @property
-    def introduction_ends_at(self) -> float:
-        """When the channel is given up if the session may not use it by then."""
-        patience = HANDSHAKE_SECONDS
-        if self.introduction.stage is Stage.PAIRING:
-            patience = PAIRING_SECONDS
-        return self.channel.opened_at + patience
 
 
 @dataclass
@@ -137,6 +115,7 @@ class PeerConnection:
         device_id: the other device.
         session: the session, or None when there is none.
         protocol: the application's protocol of that session, or None.
+        ways: how the other device is reached.
     """
 
     log = Logger(namespace="abst.device")
@@ -146,15 +125,15 @@ class PeerConnection:
         self.session: Session | None = None
         self.protocol: DeviceProtocol | None = None
         self._owner = owner
-        self._legs: dict[bytes, Leg] = {}
-        self._active: Leg | None = None
+        self.ways = Ways(owner, self, device_id)
         self._pending = _Pending()
-        self._next_ping = 0
-        self._failures = 0
-        self._tried: set[int] = set()
-        self._redial_at = math.inf
+        self._flow = Flow()
+        self._fresh_id: bytes | None = None
+        self._former_id: bytes | None = None
         self._give_up_at = math.inf
         self._expires_at = math.inf
+        self._used_at = -math.inf
+        self._kept_there = False
         self._ending = False
         self._transport: _Transport | None = None
         self._is_pairing = False
@@ -173,7 +152,7 @@ class PeerConnection:
     @property
     def path(self) -> Path | None:
         """What carries the session; None while nothing does."""
-        return self._active.link.path if self._active is not None else None
+        return self.ways.path
 
     def is_written_by(self, transport: object) -> bool:
         """Tell whether a transport is that of the session that lives now."""
@@ -182,10 +161,9 @@ class PeerConnection:
     def open(self) -> DeviceProtocol | None:
         """Return the session's protocol at once; what is sent waits until a channel carries it."""
         if self.session is None:
-            self._make_protocol(self._make_session(self._owner.random_bytes(SESSION_ID_BYTES)))
-            self._expires_at = self._now() + self._owner.session_seconds
-            if not self._legs:
-                self._dial()
+            self._make_protocol(self._make_session(self._own_id()))
+            self._use()
+            self.ways.seek()
             self._flush_soon()
         return None if self._ending else self.protocol
 
@@ -194,13 +172,14 @@ class PeerConnection:
         session = self._restored(saved)
         # Whoever waited for these is gone with the former process.
         self._pending.sent.extend(Deferred() for _ in saved.packets)
-        self._expires_at = self._now() + self._owner.session_seconds
+        self._wait_for_path()
         self._make_protocol(session)
 
     def reload(self, problem: AbstError) -> None:
         """Take the session back to what is on disk; what is not there was never sent."""
-        if self._active is not None:
-            self._drop(self._active, problem)
+        # A count that is not on disk must not leave, and closing a channel sends what it has.
+        self.ways.discard_unsent()
+        self.ways.close_all(problem)
         store, session = self._owner.store, self.session
         if store is None or session is None:
             return
@@ -211,7 +190,7 @@ class PeerConnection:
         self._restored(saved)
         while len(self._pending.sent) > len(saved.packets):
             self._pending.sent.pop().errback(problem)
-        self._redial_later()
+        self.ways.seek_later()
         self._arm()
 
     def _restored(self, saved: SavedSession) -> Session:
@@ -222,24 +201,24 @@ class PeerConnection:
     def pair(self) -> Deferred[DeviceProtocol]:
         """Dial, to pair on the channel; the Deferred is that of ``connect``."""
         self._is_pairing = True
+        self.ways.close_all(PeerUnreachableError("the devices are being paired again"))
         return self.connect()
 
     def probe(self) -> None:
         """Dial once, to say Hello; nothing is tried again when nobody answers."""
-        if not self._legs:
-            self._dial()
-            self._settle()
+        self.ways.seek()
+        self._settle()
 
     def person_says(self, same: bool) -> None:
         """Take the person's word on the words that were shown."""
-        for leg in list(self._legs.values()):
+        for leg in list(self.ways.legs.values()):
             leg.introduction.person_says(same)
         self._settle()
 
     def cancel_pairing(self) -> None:
         """End the attempt to pair: the person has gone away."""
         self._is_pairing = False
-        for leg in list(self._legs.values()):
+        for leg in list(self.ways.legs.values()):
             leg.introduction.cancel()
         self._fail_connects(PairingError(str(Code.NOT_CONFIRMED)))
         self._settle()
@@ -247,7 +226,8 @@ class PeerConnection:
     def connect(self) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the session's protocol once a channel carries it."""
         waiting: Deferred[DeviceProtocol] = Deferred()
-        if self._active is not None and self.protocol is not None and not self._ending:
+        self._use()
+        if self.ways.active is not None and self.protocol is not None and not self._ending:
             waiting.callback(self.protocol)
             return waiting
         self._pending.connects.append(waiting)
@@ -255,8 +235,7 @@ class PeerConnection:
         if self._is_pairing:
             patience = PAIRING_SECONDS
         self._give_up_at = min(self._give_up_at, self._now() + patience)
-        if not self._legs:
-            self._dial()
+        self.ways.seek()
         self._settle()
         return waiting
 
@@ -301,14 +280,24 @@ class PeerConnection:
     def ping(self) -> Deferred[float]:
         """Return a Deferred of the round-trip time in seconds."""
         answered: Deferred[float] = Deferred()
-        if self._active is None or self.session is None:
+        leg = self.ways.active
+        if leg is None or self.session is None:
             answered.errback(PeerUnreachableError(f"{self.peer}: no path just now"))
             return answered
-        self._next_ping += 1
-        self._pending.pings[self._next_ping] = (self._now(), answered)
-        self._send_heartbeat(ping=self._next_ping)
+        self._use()
+        self._pending.pings[self.ways.ping(leg)] = (self._now(), answered)
         self._flush_soon()
         return answered
+
+    def register_producer(self, producer: Any, streaming: bool) -> None:
+        """Pause and resume a producer by what waits to be acknowledged."""
+        waiting = 0 if self.session is None else self.session.waiting_bytes
+        self._flow.register(producer, streaming, waiting)
+        self._flush_soon()
+
+    def unregister_producer(self) -> None:
+        """Let the producer go."""
+        self._flow.unregister()
 
     def end(self) -> None:
         """End the session once everything is acknowledged."""
@@ -319,45 +308,54 @@ class PeerConnection:
 
     def knows(self, number: bytes) -> bool:
         """Tell whether a channel with that number is open or being opened."""
-        return number in self._legs
+        return number in self.ways.legs
 
     def content_received(self, link: Link, number: bytes, records: bytes) -> None:
         """Take TLS bytes of one of this peer's channels."""
-        leg = self._legs.get(number)
+        leg = self.ways.legs.get(number)
         if leg is None:
-            leg = self._accept(link, number, records)
-        if leg is None or leg.link is not link:
-            return
-        if not records:
-            if leg.buries:
-                self._owner.ended_sessions.pop(self.device_id, None)
-            self._drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
-        else:
-            self._receive(leg, records)
+            leg = self.ways.accept(link, number)
+        if leg is not None and leg.carrier.slot is link:
+            if records:
+                self.ways.receive(leg, records)
+            else:
+                if leg.buries:
+                    self._peer_knows_the_end()
+                self.peer_closed(leg)
+                self.ways.drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
+                if leg.channel.dialled and not leg.is_proved:
+                    self.ways.seek_later()
+        # One acknowledgement and one write to the disk for all that comes at once.
+        self._flush_soon()
+
+    def adopt(self, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]) -> None:
+        """Take a direct connection on which the peer has proved its key."""
+        self.ways.take(self.ways.adopt(pipe, channel), found)
         self._settle()
 
     def link_down(self, link: Link) -> None:
         """Give up what went over a link; try another way at once."""
-        for leg in [leg for leg in self._legs.values() if leg.link is link]:
-            self._drop(leg, PeerUnreachableError("the connection to the realm is gone"))
+        self.ways.link_down(link)
         self._settle()
 
     def link_up(self, link: Link) -> None:
         """A way has opened: dial if somebody waits for one."""
-        self._tried.clear()
-        if not self._legs and self._wants_path():
-            self._failures = 0
-            self._dial()
+        self.ways.link_up()
         self._settle()
 
     def refused(self, link: Link, error: Error) -> None:
-        """The realm dropped something for this peer: its TLS stream has a hole."""
-        lost = [leg for leg in self._legs.values() if leg.link is link]
-        problem = PeerUnreachableError(f"{self.peer}: {explain(error.code, error.reason)}")
-        for leg in lost:
-            self._drop(leg, problem)
-        if lost and error.code == Code.TARGET_ABSENT:
-            self._try_next_link(link, problem)
+        """The realm dropped something for this peer."""
+        self.ways.refused(link, error)
+        self._settle()
+
+    def addresses_changed(self) -> None:
+        """The peer may be listening somewhere else now."""
+        self.ways.addresses_changed()
+        self._settle()
+
+    def network_changed(self) -> None:
+        """Something has happened to this device's network."""
+        self.ways.network_changed()
         self._settle()
 
     def stop(self) -> None:
@@ -366,205 +364,200 @@ class PeerConnection:
             self._commit()
             self.session = self.protocol = None
         self._stopped = True
-        self._send_heartbeat(end=True)
+        self._say_end()
         self._end_session(SessionEndedError("this device stops", self._unacknowledged()))
         self._close_all(PeerUnreachableError("this device stops"))
         self._disarm()
 
     def forget(self, why: str) -> None:
         """Close everything, because the peer is not trusted any more."""
-        self._send_heartbeat(end=True)
+        self._say_end()
         self._end_session(SessionEndedError(why, self._unacknowledged()))
         self._close_all(NotTrustedError(why, theirs=False))
         self._settle()
 
     def _close_all(self, problem: AbstError) -> None:
-        for leg in list(self._legs.values()):
-            self._drop(leg, problem)
+        self.ways.close_all(problem)
         self._fail_connects(problem)
 
-    # Dialling and accepting.
+    # For the ways.
 
-    def _dial(self) -> None:
-        self._redial_at = math.inf
-        links = [link for link in self._owner.links_up() if id(link) not in self._tried]
-        if not links:
-            return
-        link = links[0]
-        number = self._owner.random_bytes(CHANNEL_NUMBER_BYTES)
-        engine = self._owner.contexts.dial(self._check_key)
-        self._add(
-            Channel(
-                number,
-                engine,
-                dialled=True,
-                now=self._now(),
-                max_content_bytes=link.max_content_bytes,
-            ),
-            link,
+    @property
+    def wants_path(self) -> bool:
+        """Whether a path is to be looked for again and again."""
+        return not self._stopped and (self._is_needed() or bool(self._pending.connects))
+
+    def _is_needed(self) -> bool:
+        """Whether the session has a use for a path."""
+        session = self.session
+        if session is None:
+            return False
+        return self._is_busy(session) or self._now() < self._used_at + IDLE_SECONDS
+
+    def _is_busy(self, session: Session) -> bool:
+        return bool(
+            session.unacknowledged
+            or session.owes_acknowledgement
+            or self._ending
+            or self._kept_there
+            or self._keeps()
         )
 
-    def _accept(self, link: Link, number: bytes, records: bytes) -> Leg | None:
-        """Return the leg of a new channel that the other side dials, or None when it may not."""
-        for other in [leg for leg in self._legs.values() if not leg.active]:
-            if not other.channel.dialled:
-                self._drop(other, PeerUnreachableError("the other side has dialled again"))
-            elif self._owner.device_id < self.device_id:
-                # Both dial: the lower ID's dial counts, and that is ours.
-                self._reset(link, number)
-                if self._now() >= other.channel.opened_at + LOST_DIAL_SECONDS:
-                    self._drop(other, PeerUnreachableError("the dial was lost"))
-                    self._dial()
-                    self._settle()
-                return None
-            else:
-                self._drop(other, PeerUnreachableError("the other side's dial counts"))
-        engine = self._owner.contexts.accept(self._check_key)
-        return self._add(
-            Channel(
-                number,
-                engine,
-                dialled=False,
-                now=self._now(),
-                max_content_bytes=link.max_content_bytes,
-            ),
-            link,
-        )
+    def _keeps(self) -> bool:
+        return self.protocol is not None and self.protocol.keep_alive
 
-    def _add(self, channel: Channel, link: Link) -> Leg:
-        introduction = Introduction(self._owner, self, self.device_id, channel)
-        leg = Leg(channel, link, introduction, sent_at=self._now())
-        self._legs[channel.number] = leg
-        return leg
-
-    def _check_key(self, key: bytes) -> None:
-        self.peer.check_key(key)
-
-    def _try_next_link(self, link: Link, problem: AbstError) -> None:
-        self._tried.add(id(link))
-        if self._legs or not self._wants_path():
-            return
-        if any(id(other) not in self._tried for other in self._owner.links_up()):
-            self._dial()
-            return
-        self._tried.clear()
-        # Nobody at this end can do more: whoever waits shall know, and the session tries later.
-        self._fail_connects(problem)
-        self._redial_later()
-
-    def _redial_later(self) -> None:
-        """Dial again: at once after a good channel, and later each time that it fails."""
-        if not self._wants_path():
-            return
-        wait = 0.0
-        if self._failures:
-            wait = next_wait_seconds(self._failures, None, self._owner.random_fraction())
-        self._failures += 1
-        self._redial_at = min(self._redial_at, self._now() + wait)
-
-    def _wants_path(self) -> bool:
-        return self.session is not None or bool(self._pending.connects)
-
-    # Receiving.
-
-    def _receive(self, leg: Leg, records: bytes) -> None:
-        now = self._now()
-        channel = leg.channel
-        found = channel.receive_data(records, now)
-        is_open = channel.state is ChannelState.OPEN
-        if is_open and channel.dialled and not leg.introduction.hello_sent:
-            leg.introduction.begin()
-        for packet, size in found:
-            if channel.number not in self._legs:
-                return
-            try:
-                self._take(leg, packet, size, now)
-            except RemoteProtocolError as problem:
-                channel.close(problem)
-                break
-        if channel.state is ChannelState.CLOSED and channel.number in self._legs:
-            self._lose(leg, channel.problem or PeerUnreachableError("the channel closed"))
-
-    def _take(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
+    def packet_received(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
+        """Take a packet of a channel whose introduction is over."""
         session = self.session
         match packet:
             case Heartbeat() if leg.buries:
                 if packet.end:
-                    self._owner.ended_sessions.pop(self.device_id, None)
-                    self._drop(leg, PeerUnreachableError("the session has ended"))
+                    self._peer_knows_the_end()
+                    self.ways.drop(leg, PeerUnreachableError("the session has ended"))
             case Application() if leg.buries:
                 pass  # Its count stays as it is, so that nothing is acknowledged that is lost.
-            case _ if not leg.active:
-                leg.introduction.take(packet, now)
             case Heartbeat() if session is not None:
-                self._take_heartbeat(session, packet)
+                self._take_heartbeat(leg, session, packet)
             case Application() if session is not None:
+                number = leg.take_number()
                 # Nobody takes it when the application has refused the session: it does not count.
-                if self.protocol is not None:
-                    session.packet_received(size, now)
+                if self.protocol is not None and session.take(number):
+                    self._used_at = now
                     self._call(self.protocol.packetReceived, packet.id, packet.content)
             case _:
                 raise RemoteProtocolError(Code.HELLO_FIRST, "Hello is the first packet, and once")
 
+    def heartbeat(self, **fields: Any) -> Heartbeat:
+        """Return a heartbeat of the session."""
+        received = 0
+        if self.session is not None:
+            received = self.session.received
+            self.session.reported()
+        return Heartbeat(received, **fields)
+
+    def moved(self) -> None:
+        """Send on another channel from now on; or wait until there is one."""
+        leg, session = self.ways.active, self.session
+        if leg is None:
+            self._wait_for_path()
+            pings, self._pending.pings = self._pending.pings, {}
+            for _, answered in pings.values():
+                answered.errback(PeerUnreachableError(f"{self.peer}: the path is lost"))
+        else:
+            self._expires_at = math.inf
+            if session is not None:
+                session.rewind()
+        if self.protocol is not None:
+            self._call(self.protocol.pathChanged, self.path)
+        self._flush_soon()
+
+    def peer_closed(self, leg: Leg) -> None:
+        """Look for no other path when the peer has closed the one in use, but for a need."""
+        if leg is self.ways.active:
+            self._used_at = -math.inf
+
+    def broken(self, problem: RemoteProtocolError) -> None:
+        """End the session: the same bytes would come again."""
+        lost = f"{self.peer} breaks the protocol: {problem}"
+        self._end_session(SessionEndedError(lost, self._unacknowledged()))
+
+    def no_way(self, problem: AbstError) -> None:
+        """Tell whoever waits that everything was tried."""
+        if isinstance(problem, WrongKeyError):
+            self.log.warn("{problem}", problem=str(problem))
+        self._fail_connects(problem)
+
+    def changed(self) -> None:
+        """Send what is due, and set the timer."""
+        self._flush_soon()
+
     # For introductions.
+
+    @property
+    def wants_pairing(self) -> bool:
+        """Whether a person has asked for a pairing with this peer, on the next channel."""
+        return self._is_pairing
+
+    def _own_id(self) -> bytes:
+        """Return the session ID to propose."""
+        if self.session is not None:
+            return self.session.session_id
+        if self._fresh_id is None:
+            self._fresh_id = self._owner.random_bytes(SESSION_ID_BYTES)
+        return self._fresh_id
 
     def own_session(self) -> tuple[bytes, int]:
         """Return the session ID to propose, and what has been received of it."""
-        if self.device_id in self._owner.ended_sessions:
-            return self._owner.ended_sessions[self.device_id]
-        if self.session is None:
-            return self._owner.random_bytes(SESSION_ID_BYTES), 0
-        return self.session.session_id, self.session.received
+        ended = self._owner.ended_sessions.get(self.device_id)
+        if ended is not None:
+            return ended
+        return self._own_id(), 0 if self.session is None else self.session.received
 
     def agree_on_session(self, proposed: bytes) -> tuple[bytes, int]:
         """Return the session ID that counts, and what has been received of it."""
-        session = self.session
         ended = self._owner.ended_sessions.get(self.device_id)
         if ended is not None and ended[0] == proposed:
             return ended
-        if session is None or session.session_id != proposed:
-            return self._owner.random_bytes(SESSION_ID_BYTES), 0
-        if self._active is not None:
-            # What still came there would be counted twice: the dialler sends it again.
-            self._drop(self._active, PeerUnreachableError("the other side has dialled anew"))
-        return session.session_id, session.received
+        session, own = self.session, self._own_id()
+        is_former = self._former_id is not None and common_session(self._former_id, proposed) == own
+        if session is not None and (proposed == own or is_former):
+            return own, session.received
+        return common_session(own, proposed), 0
 
     def introduced(self, introduction: Introduction) -> None:
         """Let the session that the Hellos agreed on use the channel."""
-        leg = self._legs[introduction.channel.number]
+        leg = self.ways.leg_of(introduction)
+        assert leg is not None
         self._is_pairing = False
-        session = self.session
+        agreed = introduction.session_id
         ended = self._owner.ended_sessions.get(self.device_id)
-        if ended is not None and ended[0] == introduction.session_id:
+        if ended is not None and ended[0] == agreed:
             leg.buries = True
-            leg.channel.send(codec.encode(Heartbeat(ended[1], end=True)))
+            leg.say(Heartbeat(ended[1], end=True), self._now())
             return
-        self._owner.ended_sessions.pop(self.device_id, None)
-        if session is not None and not session.has_progressed and not self._ending:
-            # Nothing has come across in it, so what waits may go on under the ID agreed on.
-            if session.session_id != introduction.session_id:
-                session.session_id = introduction.session_id
-                self._write(lambda store: store.rename(self.device_id, introduction.session_id))
-        elif session is not None and session.session_id != introduction.session_id:
-            lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
-            problem = lost if session.unacknowledged or not self._ending else None
-            self._end_session(problem, known_there=True)
-            session = None
+        self._peer_knows_the_end()
+        former, session = self._own_id(), self.session
+        if session is not None and session.session_id != agreed:
+            if session.has_progressed or self._ending:
+                lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
+                problem = lost if session.unacknowledged or not self._ending else None
+                self._end_session(problem, known_there=True, but=leg)
+                session = None
+            else:
+                # Nothing has come across in it: what waits may go on under the ID agreed on.
+                session.session_id = agreed
+                self._write(lambda store: store.rename(self.device_id, agreed))
+        if former != agreed:
+            self._former_id = former
         # The application was called just now, and may have given up the peer.
-        if leg.channel.number not in self._legs:
+        if leg.key not in self.ways.legs:
             return
-        if session is not None:
-            self._resume_session(leg, session, introduction.peer_received)
+        # It may be closed soon, when this was only to say Hello.
+        self._used_at = max(self._used_at, self._now() - IDLE_SECONDS + HELLO_SECONDS)
+        if session is None:
+            session = self._make_session(agreed)
+            self.ways.proved(leg)
+            self._make_protocol(session)
+            if self.session is session and self.protocol is not None:
+                self._fulfil_connects(self.protocol)
             return
-        session = self._make_session(introduction.session_id)
-        self._activate(leg)
-        self._make_protocol(session)
-        if self.session is session and self.protocol is not None:
+        try:
+            count = session.acknowledge(introduction.peer_received)
+        except RemoteProtocolError as problem:
+            self.broken(problem)
+            raise
+        acknowledged = self._take_acknowledged(session, count)
+        self.ways.proved(leg)
+        if self.session is session and self.protocol is not None and not self._ending:
             self._fulfil_connects(self.protocol)
+        for deferred in acknowledged:
+            deferred.callback(None)
 
     def estranged(self, introduction: Introduction, problem: NotTrustedError) -> None:
         """Be done with the other device: one of the two does not trust the other."""
-        self._drop(self._legs[introduction.channel.number], problem)
+        leg = self.ways.leg_of(introduction)
+        if leg is not None:
+            self.ways.drop(leg, problem)
         self._end_session(
             SessionEndedError(f"{self.peer} does not trust this device", self._unacknowledged())
         )
@@ -573,15 +566,16 @@ class PeerConnection:
     def unpaired(self, introduction: Introduction, problem: AbstError) -> None:
         """Close a channel that was for pairing alone."""
         self._is_pairing = False
-        leg = self._legs.get(introduction.channel.number)
+        leg = self.ways.leg_of(introduction)
         if leg is not None:
-            self._drop(leg, problem)
+            self.ways.drop(leg, problem)
         self._fail_connects(problem)
 
     # The session.
 
     def _make_session(self, session_id: bytes) -> Session:
         session = self.session = Session(session_id)
+        self._fresh_id = None
         self._stored_received = 0
         self._write(lambda store: store.begin(self.device_id, session_id))
         return session
@@ -600,20 +594,93 @@ class PeerConnection:
         self._transport = _Transport(self)
         self._call(protocol.makeConnection, self._transport)
 
-    def _resume_session(self, leg: Leg, session: Session, received: int) -> None:
-        try:
-            acknowledged = self._take_acknowledged(session, session.resume(received))
-        except RemoteProtocolError as problem:
-            self._end_session(self._broken(problem))
-            raise
-        self._activate(leg)
-        protocol = self.protocol
-        if protocol is not None:
-            self._call(protocol.pathChanged, self.path)
-            if not self._ending:
-                self._fulfil_connects(protocol)
-        for deferred in acknowledged:
+    def _take_heartbeat(self, leg: Leg, session: Session, heartbeat: Heartbeat) -> None:
+        leg.take_count(heartbeat.received)
+        count = session.acknowledge(heartbeat.received)
+        for deferred in self._take_acknowledged(session, count):
             deferred.callback(None)
+        if self.session is not session or leg.key not in self.ways.legs:
+            return
+        if heartbeat.first is not None:
+            leg.begins(heartbeat.first, session.received)
+            self._kept_there = bool(heartbeat.keep)
+            self.ways.first_received(leg)
+        if heartbeat.pong is not None:
+            self.ways.pong_received(leg, heartbeat.pong)
+            begun, answered = self._pending.pings.pop(heartbeat.pong, (0.0, None))
+            if answered is not None:
+                answered.callback(self._now() - begun)
+        if self.session is not session:
+            return
+        if heartbeat.ping is not None:
+            leg.say(self.heartbeat(pong=heartbeat.ping), self._now())
+        if heartbeat.end:
+            self._end_session(None, known_there=True)
+
+    def _take_acknowledged(self, session: Session, count: int) -> list[Deferred[None]]:
+        """Return who is to be told; telling comes last, since anything may follow from it."""
+        if count:
+            self._used_at = self._now()
+            total = session.acknowledged
+            self._write(lambda store: store.acknowledged(self.device_id, total))
+        return [self._pending.sent.popleft() for _ in range(count)]
+
+    def _end_session(
+        self,
+        problem: SessionEndedError | None,
+        *,
+        known_there: bool = False,
+        but: Leg | None = None,
+    ) -> None:
+        """End the session, by agreement when there is no problem, and its channels but one."""
+        session = self.session
+        if session is None:
+            return
+        if session.received and not known_there:
+            ended = (session.session_id, session.received)
+            self._owner.ended_sessions.put(self.device_id, *ended)
+            self._write(lambda store: store.remember_end(self.device_id, *ended))
+        lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
+        self._write(lambda store: store.end(self.device_id))
+        self.session = self._transport = None
+        self._fresh_id = self._former_id = None
+        protocol, self.protocol = self.protocol, None
+        sent, self._pending.sent = self._pending.sent, deque()
+        self._expires_at = math.inf
+        self._used_at = -math.inf
+        self._ending = self._kept_there = False
+        for leg in list(self.ways.legs.values()):
+            # Their Hellos have agreed on the session that is over.
+            if leg.introduction.hello_sent and leg is not but and not leg.buries:
+                self.ways.drop(leg, lost)
+        if problem is None:
+            self.ways.succeeded()
+        for acknowledged in sent:
+            acknowledged.errback(lost)
+        self._call(self._flow.stop)
+        if protocol is not None:
+            reason = Failure(ConnectionDone() if problem is None else problem)
+            self._call(protocol.connectionLost, reason)
+
+    def _peer_knows_the_end(self) -> None:
+        """Remember an ended session no longer: the peer does not hold it."""
+        if self._owner.ended_sessions.pop(self.device_id):
+            self._write(lambda store: store.forget_end(self.device_id))
+
+    def _fulfil_connects(self, protocol: DeviceProtocol) -> None:
+        waiting, self._pending.connects = self._pending.connects, []
+        self._give_up_at = math.inf
+        for deferred in waiting:
+            deferred.callback(protocol)
+
+    def _fail_connects(self, problem: AbstError) -> None:
+        waiting, self._pending.connects = self._pending.connects, []
+        self._give_up_at = math.inf
+        for deferred in waiting:
+            deferred.errback(problem)
+
+    def _unacknowledged(self) -> int:
+        return 0 if self.session is None else self.session.unacknowledged
 
     # Storage.
 
@@ -637,128 +704,18 @@ class PeerConnection:
             self._write(lambda store: store.received(self.device_id, session.received))
         self._write(lambda store: store.commit())
 
-    def _activate(self, leg: Leg) -> None:
-        older, self._active = self._active, leg
-        leg.active = True
-        self._tried.clear()
-        self._redial_at = self._expires_at = math.inf
-        if older is not None:
-            self._drop(older, PeerUnreachableError("a newer channel took over"))
-
-    def _take_heartbeat(self, session: Session, heartbeat: Heartbeat) -> None:
-        count = session.acknowledge(heartbeat.received)
-        for deferred in self._take_acknowledged(session, count):
-            deferred.callback(None)
-        if heartbeat.pong in self._pending.pings:
-            begun, answered = self._pending.pings.pop(heartbeat.pong)
-            answered.callback(self._now() - begun)
-        if self.session is not session:
-            return
-        if heartbeat.ping is not None:
-            self._send_heartbeat(pong=heartbeat.ping)
-        if heartbeat.end:
-            self._end_session(None, known_there=True)
-
-    def _take_acknowledged(self, session: Session, count: int) -> list[Deferred[None]]:
-        """Return who is to be told; telling comes last, since anything may follow from it."""
-        if count:
-            total = session.acknowledged
-            self._write(lambda store: store.acknowledged(self.device_id, total))
-        return [self._pending.sent.popleft() for _ in range(count)]
-
-    # Losing.
-
-    def _lose(self, leg: Leg, problem: AbstError) -> None:
-        """Drop a leg that failed; see whether there is another way."""
-        if isinstance(problem, WrongKeyError):
-            self.log.warn("{problem}", problem=str(problem))
-        self._drop(leg, problem)
-        if leg.active and isinstance(problem, RemoteProtocolError):
-            # Sent again over another channel it would be as wrong.
-            self._end_session(self._broken(problem))
-        elif leg.channel.dialled and not leg.active:
-            self._try_next_link(leg.link, problem)
-
-    def _broken(self, problem: RemoteProtocolError) -> SessionEndedError:
-        return SessionEndedError(
-            f"{self.peer} breaks the protocol: {problem}", self._unacknowledged()
-        )
-
-    def _drop(self, leg: Leg, problem: AbstError) -> None:
-        """Forget a leg; tell the other end, unless it was the one to say so."""
-        if self._legs.pop(leg.channel.number, None) is None:
-            return
-        leg.channel.close(problem)
-        self._flush_leg(leg)
-        self._reset(leg.link, leg.channel.number)
-        leg.introduction.channel_lost()
-        if leg is not self._active:
-            return
-        self._active = None
-        now = self._now()
-        if now >= leg.channel.opened_at + STEADY_SECONDS:
-            self._failures = 0
-        if self.session is not None:
-            self._expires_at = now + self._owner.session_seconds
-        pings, self._pending.pings = self._pending.pings, {}
-        for _, answered in pings.values():
-            answered.errback(problem)
-        if self.protocol is not None:
-            self._call(self.protocol.pathChanged, None)
-
-    def _reset(self, link: Link, number: bytes) -> None:
-        if link.is_up:
-            link.send(self.device_id, number)
-
-    def _end_session(self, problem: SessionEndedError | None, *, known_there: bool = False) -> None:
-        """End the session: by agreement when there is no problem."""
-        if self.session is None:
-            return
-        if self.session.received and not known_there:
-            ended = (self.session.session_id, self.session.received)
-            self._owner.ended_sessions[self.device_id] = ended
-        lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
-        self._write(lambda store: store.end(self.device_id))
-        self.session = self._transport = None
-        protocol, self.protocol = self.protocol, None
-        sent, self._pending.sent = self._pending.sent, deque()
-        self._expires_at = self._redial_at = math.inf
-        self._ending = False
-        if self._active is not None:
-            self._drop(self._active, lost)
-        if problem is None:
-            self._failures = 0
-        for acknowledged in sent:
-            acknowledged.errback(lost)
-        if protocol is not None:
-            reason = Failure(ConnectionDone() if problem is None else problem)
-            self._call(protocol.connectionLost, reason)
-
-    def _fulfil_connects(self, protocol: DeviceProtocol) -> None:
-        waiting, self._pending.connects = self._pending.connects, []
-        self._give_up_at = math.inf
-        for deferred in waiting:
-            deferred.callback(protocol)
-
-    def _fail_connects(self, problem: AbstError) -> None:
-        waiting, self._pending.connects = self._pending.connects, []
-        self._give_up_at = math.inf
-        for deferred in waiting:
-            deferred.errback(problem)
-
-    def _unacknowledged(self) -> int:
-        return 0 if self.session is None else self.session.unacknowledged
-
     # Sending.
 
-    def _send_heartbeat(
-        self, *, ping: int | None = None, pong: int | None = None, end: bool | None = None
-    ) -> None:
-        leg, session = self._active, self.session
-        if leg is None or session is None:
-            return
-        leg.channel.send(codec.encode(Heartbeat(session.received, ping, pong, end)))
-        session.reported()
+    def _say_first(self, leg: Leg, number: int) -> None:
+        """Tell the other side which packet comes next on this channel."""
+        keep = True if self._keeps() else None
+        leg.say(self.heartbeat(first=number, keep=keep), self._now())
+        leg.next_out = number
+
+    def _say_end(self) -> None:
+        leg = self.ways.active
+        if leg is not None and self.session is not None:
+            leg.say(self.heartbeat(end=True), self._now())
 
     def _flush_soon(self) -> None:
         if self._flush_call is None and not self._stopped:
@@ -768,88 +725,97 @@ class PeerConnection:
         self._flush_call = None
         self._settle()
 
-    def _flush_leg(self, leg: Leg) -> None:
-        for content in leg.channel.contents_to_send():
-            leg.sent_at = self._now()
-            leg.link.send(self.device_id, content)
-
     def _settle(self) -> None:
         """Send what is due, see that a way is being looked for, forget what is over, re-arm."""
         if self._stopped:
             return
         self._commit()
-        if self._active is not None and self.session is not None:
-            self._send_session(self._active, self.session, self._now())
-        for leg in list(self._legs.values()):
-            self._flush_leg(leg)
-        if not self._legs:
-            if self._wants_path():
-                if self._redial_at == math.inf and self._owner.links_up():
-                    self._redial_later()
-            elif self._flush_call is None:
-                self._disarm()
-                self._owner.connection_idle(self)
-                return
+        if self.ways.active is not None and self.session is not None:
+            self._send_session(self.ways.active, self.session)
+        self.ways.flush()
+        if self.session is not None:
+            self._call(self._flow.update, self.session.waiting_bytes)
+        if self.ways.active is None and self.wants_path:
+            self._seek()
+        elif not self.ways.legs and not self.ways.is_seeking and self._is_over():
+            self._disarm()
+            self._owner.connection_idle(self)
+            return
         self._arm()
 
-    def _send_session(self, leg: Leg, session: Session, now: float) -> None:
+    def _seek(self) -> None:
+        if self._expires_at == math.inf and self.session is not None:
+            self._wait_for_path()
+        self.ways.seek_later()
+
+    def _is_over(self) -> bool:
+        return self.session is None and not self._pending.connects and self._flush_call is None
+
+    def _send_session(self, leg: Leg, session: Session) -> None:
+        now = self._now()
+        if leg.next_out is None:
+            self._say_first(leg, session.position)
         for packet in session.packets_to_send():
+            if leg.next_out != session.position - 1:
+                # An acknowledgement that came another way has skipped some.
+                self._say_first(leg, session.position - 1)
             leg.channel.send(packet)
-        due = session.next_deadline()
+            leg.next_out = session.position
+            leg.health.asked(now)
+            self._used_at = now
         if self._ending and not session.unacknowledged:
-            self._send_heartbeat(end=True)
-            self._flush_leg(leg)
+            self._say_end()
+            leg.flush(now)
             self._end_session(None)
-        elif (due is not None and due <= now) or now >= leg.sent_at + HEARTBEAT_SECONDS:
-            self._send_heartbeat()
+        elif session.owes_acknowledgement:
+            leg.say(self.heartbeat(), now)
 
     # Time.
 
     def _now(self) -> float:
         return float(self._owner.reactor.seconds())
 
+    def _use(self) -> None:
+        self._used_at = self._now()
+
+    def _wait_for_path(self) -> None:
+        """Let the session end in a while, if it has a use for a path and none comes."""
+        if self.session is not None and self._is_needed():
+            self._expires_at = min(self._expires_at, self._now() + self._owner.session_seconds)
+
+    def _idle_at(self) -> float:
+        """Return when the path is closed if nothing is said until then."""
+        session = self.session
+        if session is None or self.ways.active is None or self._is_busy(session):
+            return math.inf
+        return self._used_at + IDLE_SECONDS
+
     def _next_deadline(self) -> float:
-        due = min(self._redial_at, self._give_up_at, self._expires_at)
-        for leg in self._legs.values():
-            if leg.active:
-                due = min(due, leg.channel.heard_at + DEAD_SECONDS)
-            else:
-                due = min(due, leg.introduction_ends_at)
-        if self._active is not None and self.session is not None:
-            due = min(due, self._active.sent_at + HEARTBEAT_SECONDS)
-            acknowledge_at = self.session.next_deadline()
-            if acknowledge_at is not None:
-                due = min(due, acknowledge_at)
-        return due
+        return min(self._give_up_at, self._expires_at, self._idle_at(), self.ways.next_deadline())
 
     def _ring(self) -> None:
         self._timer = None
         now = self._now()
         if now >= self._expires_at:
+            self._expire()
+        self.ways.handle_deadline()
+        if now >= self._give_up_at:
+            self._fail_connects(
+                PeerUnreachableError(f"{self.peer} does not answer: {self._why_unreachable()}")
+            )
+        if self.ways.active is not None and self.session is not None and not self.wants_path:
+            self.ways.close_all(PeerUnreachableError("there is nothing to say"))
+        self._settle()
+
+    def _expire(self) -> None:
+        self._expires_at = math.inf
+        if self.session is not None and self._is_needed():
             self._end_session(
                 SessionEndedError(
                     f"no way to {self.peer} for {self._owner.session_seconds:g} seconds",
                     self._unacknowledged(),
                 )
             )
-        for leg in list(self._legs.values()):
-            self._look(leg, now)
-        if now >= self._give_up_at:
-            self._fail_connects(
-                PeerUnreachableError(f"{self.peer} does not answer: {self._why_unreachable()}")
-            )
-        if now >= self._redial_at:
-            self._redial_at = math.inf
-            if not self._legs and self._wants_path():
-                self._tried.clear()
-                self._dial()
-        self._settle()
-
-    def _look(self, leg: Leg, now: float) -> None:
-        if leg.active and now >= leg.channel.heard_at + DEAD_SECONDS:
-            self._lose(leg, PeerUnreachableError(f"{self.peer} has been silent for too long"))
-        elif not leg.active and now >= leg.introduction_ends_at:
-            self._lose(leg, PeerUnreachableError(f"{self.peer} did not finish its handshake"))
 
     def _why_unreachable(self) -> str:
         if self._owner.links_up():
@@ -912,6 +878,16 @@ class _Transport:
 
     def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
         return self._is_alive() and self._connection.replace_packet(number, packet_id, content)
+
+    def register_producer(self, producer: Any, streaming: bool) -> None:
+        if not self._is_alive():
+            producer.stopProducing()
+            return
+        self._connection.register_producer(producer, streaming)
+
+    def unregister_producer(self) -> None:
+        if self._is_alive():
+            self._connection.unregister_producer()
 
     def ping(self) -> Deferred[float]:
         if not self._is_alive():

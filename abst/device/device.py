@@ -15,13 +15,16 @@ from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 
 from abst.address import RealmAddress
-from abst.device.channel import begins_channel, split_content
+from abst.device.arrivals import Arrivals
+from abst.device.carriers import Direct, Pipe
+from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import SESSION_SECONDS, PeerConnection
+from abst.device.knock import Door
 from abst.device.link import Link, LinkOwner, RealmLink
 from abst.device.pairing_attempt import PairingAttempt, PairingObserver, PairingTarget
-from abst.device.peers import Peer, PeerBook
+from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook
 from abst.device.protocol import DeviceFactory, DeviceProtocol
-from abst.device.session_store import SessionStore
+from abst.device.session_store import EndedSessions, SessionStore
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import (
     AbstError,
@@ -31,7 +34,7 @@ from abst.errors import (
     explain,
 )
 from abst.identity import Identity
-from abst.packets import MAX_NAME_CHARACTERS, DeviceHello, Error
+from abst.packets import MAX_NAME_CHARACTERS, DeviceHello, Error, Packet
 from abst.tls import ChannelContexts
 
 MAX_STRANGERS: Final = 8
@@ -53,6 +56,7 @@ class Device(Service):
         session_seconds: how long a session waits for a new path after it has lost the last one.
         make_link: makes the connection to a realm; ``abst.testing`` has one in memory.
         store: where sessions survive restarts; None keeps them in memory.
+        direct: listens for peers and dials them; None for realms alone.
 
     Attributes:
         identity: who it is.
@@ -74,6 +78,7 @@ class Device(Service):
         session_seconds: float = SESSION_SECONDS,
         make_link: LinkMaker = RealmLink,
         store: SessionStore | None = None,
+        direct: Direct | None = None,
     ) -> None:
         self.reactor = reactor
         self.identity = identity
@@ -83,12 +88,14 @@ class Device(Service):
         self.factory = factory
         self.peers = peers if peers is not None else PeerBook()
         self.links: dict[RealmAddress, Link] = {}
-        self.contexts = ChannelContexts(identity)
+        self.contexts = ChannelContexts(identity, Door(identity.device_id).admits)
         self.session_seconds = session_seconds
         self.random_bytes = os.urandom
         self.random_fraction = random.random
         self.store = store
-        self.ended_sessions: dict[bytes, tuple[bytes, int]] = {}
+        self.ended_sessions = EndedSessions(store)
+        self.direct = direct
+        self._arrivals = Arrivals(self)
         self._make_link = make_link
         self._pairing: PairingAttempt | None = None
         self._connections: dict[bytes, PeerConnection] = {}
@@ -100,6 +107,8 @@ class Device(Service):
     def startService(self) -> None:
         """Connect to every realm."""
         super().startService()
+        if self.direct is not None:
+            self.direct.start(self)
         self._restore_sessions()
         for link in self.links.values():
             link.start()
@@ -110,7 +119,11 @@ class Device(Service):
         for connection in list(self._connections.values()):
             connection.stop()
         self._connections.clear()
-        return DeferredList([link.stop() for link in self.links.values()])
+        self._arrivals.stop()
+        stopping = [link.stop() for link in self.links.values()]
+        if self.direct is not None:
+            stopping.append(self.direct.stop())
+        return DeferredList(stopping)
 
     # For applications.
 
@@ -150,7 +163,9 @@ class Device(Service):
             connection = self._connections.get(device_id)
             if connection is not None:
                 connection.forget("this device has forgotten the other one")
-            self.ended_sessions.pop(device_id, None)
+            self.ended_sessions.pop(device_id)
+            if self.store is not None:
+                self.store.forget_end(device_id)
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the protocol of the session with a peer.
@@ -165,9 +180,12 @@ class Device(Service):
             return fail(
                 NotTrustedError(f"{device_id} is not trusted here: 'abst trust' it", theirs=False)
             )
-        if not self.links:
+        if not self.links and not self.addresses_of(device_id):
             return fail(
-                PeerUnreachableError("this device has no realm: 'abst realm add ADDRESS' adds one")
+                PeerUnreachableError(
+                    f"{peer} is not on this network, and this device has no realm: "
+                    "'abst realm add ADDRESS' adds one"
+                )
             )
         return self.connection(device_id).connect()
 
@@ -234,12 +252,11 @@ class Device(Service):
         """A realm has accepted this device: say Hello to its peers, and dial who is waited for."""
         if not self.running:
             return
-        for peer in self.peers.all():
-            if peer.device_id not in self._connections:
-                # Whoever has something waiting for this device learns that it is back.
-                self.connection(peer.device_id).probe()
         for connection in list(self._connections.values()):
             connection.link_up(link)
+        for peer in self.peers.all():
+            # Whoever has something waiting for this device learns that it is back.
+            self.connection(peer.device_id).probe()
 
     def link_down(self, link: Link) -> None:
         """A realm's connection is gone."""
@@ -273,30 +290,75 @@ class Device(Service):
         if connection is not None:
             connection.refused(link, error)
 
+    # For direct connections.
+
+    def pipe_accepted(self, pipe: Pipe) -> None:
+        """Somebody has connected."""
+        if self.running:
+            self._arrivals.accept(pipe)
+        else:
+            pipe.close()
+
+    def check_visitor(self, key: bytes) -> None:
+        """Accept the key of a peer, or of one of a few strangers.
+
+        Raises:
+            AbstError: it is refused.
+        """
+        device_id = DeviceID.of_key(key)
+        peer = self.peers.get(device_id)
+        if peer is not None:
+            peer.check_key(key)
+        elif not self._admits(device_id):
+            raise NotTrustedError("too many devices that are not trusted", theirs=False)
+
+    def device_arrived(
+        self, device_id: DeviceID, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]
+    ) -> None:
+        """Hand a direct connection to the connection of the device that has made it."""
+        self.connection(device_id).adopt(pipe, channel, found)
+
     # For connections.
 
     def links_up(self) -> list[Link]:
         """Return the links that are up, in the order in which realms were added."""
         return [link for link in self.links.values() if link.is_up]
 
+    def addresses_of(self, device_id: DeviceID) -> list[str]:
+        """Return where a peer may be listening, as ``HOST:PORT``, most likely first."""
+        peer = self.peers.get(device_id)
+        if peer is None or self.direct is None:
+            return []
+        return list(dict.fromkeys((*peer.addresses, *peer.told_addresses)))
+
+    def dial_direct(self, address: str) -> Deferred[Pipe]:
+        """Connect to an address."""
+        assert self.direct is not None
+        return self.direct.dial(address)
+
     def why_unreachable(self) -> str:
         """Return one line on why no realm is connected."""
         problems = [link.problem for link in self.links.values() if link.problem]
-        return "; ".join(problems) or "no realm is known"
+        return "; ".join(problems) or "it is not on this network, and no realm is known"
 
     def peer_of(self, device_id: bytes) -> Peer | None:
         """Return a trusted device, or None."""
         return self.peers.get(device_id)
 
-    def own_hello(self, session: bytes, received: int, *, paired: bool) -> DeviceHello:
-        """Return this device's Hello; strangers learn no name and no realm."""
+    def own_hello(
+        self, session: bytes, received: int, *, paired: bool, pairing: bool
+    ) -> DeviceHello:
+        """Return this device's Hello; strangers learn no name, no address and no realm."""
+        addresses = self.direct.addresses() if self.direct is not None else []
         return DeviceHello(
             device_id=bytes(self.device_id),
             name=self.device_name if paired else "",
             paired=paired,
             session=session,
             received=received,
+            addresses=addresses[:MAX_ADDRESSES] if paired else [],
             realms=[str(address) for address in self.links][:16] if paired else [],
+            pairing=True if pairing else None,
         )
 
     def pairing_with(self, device_id: DeviceID) -> PairingAttempt | None:
@@ -311,11 +373,19 @@ class Device(Service):
         except AbstError as error:
             self.log.error("a pending pairing stays: {error}", error=str(error))
 
-    def met(self, device_id: DeviceID, key: bytes, name: str, pairing_key: bytes) -> None:
+    def met(
+        self,
+        device_id: DeviceID,
+        key: bytes,
+        name: str,
+        pairing_key: bytes,
+        addresses: list[str],
+    ) -> None:
         """Note what a device has shown that has passed the Key check."""
         try:
             self.peers.settle(device_id, pairing_key)
             self.peers.met(device_id, key, name)
+            self.peers.told_addresses(device_id, addresses)
         except AbstError as error:
             # A full disk is no reason to lose a session; the key is pinned in memory already.
             self.log.error("a peer's key is not saved: {error}", error=str(error))

@@ -56,11 +56,20 @@ class Household(Protocol):
     def peer_of(self, device_id: bytes) -> Peer | None:
         """Return a device that is trusted or whose pairing is pending, or None."""
 
-    def own_hello(self, session: bytes, received: int, *, paired: bool) -> DeviceHello:
+    def own_hello(
+        self, session: bytes, received: int, *, paired: bool, pairing: bool
+    ) -> DeviceHello:
         """Return this device's Hello."""
 
-    def met(self, device_id: DeviceID, key: bytes, name: str, pairing_key: bytes) -> None:
-        """Note the key and name of a device that has passed the Key check, and with which key."""
+    def met(
+        self,
+        device_id: DeviceID,
+        key: bytes,
+        name: str,
+        pairing_key: bytes,
+        addresses: list[str],
+    ) -> None:
+        """Note what a device has shown that has passed the Key check, and with which key."""
 
     def not_paired_there(self, device_id: DeviceID) -> None:
         """Note that the other device holds no pairing with this one."""
@@ -71,6 +80,10 @@ class Household(Protocol):
 
 class Host(Protocol):
     """Whoever has the channel: told what comes of its introduction."""
+
+    @property
+    def wants_pairing(self) -> bool:
+        """Whether a person has asked for a pairing with the other device."""
 
     def own_session(self) -> tuple[bytes, int]:
         """Return the session ID to propose, and what has been received of it."""
@@ -117,11 +130,15 @@ class Introduction:
         self._host = host
         self._device_id = device_id
         self._name = ""
+        self._addresses: list[str] = []
+        self._asks_to_pair = False
         self._pairing: tuple[Pairing, PairingAttempt] | None = None
 
     def begin(self) -> None:
         """Say Hello first, as the dialler does."""
-        self._say_hello(*self._host.own_session(), paired=True)
+        self._asks_to_pair = self._host.wants_pairing
+        is_peer = self._household.peer_of(self._device_id) is not None
+        self._say_hello(*self._host.own_session(), paired=is_peer)
 
     def take(self, packet: Packet, now: float) -> None:
         """Take a packet of the introduction.
@@ -161,7 +178,9 @@ class Introduction:
     # Hello.
 
     def _say_hello(self, session_id: bytes, received: int, *, paired: bool) -> None:
-        hello = self._household.own_hello(session_id, received, paired=paired)
+        hello = self._household.own_hello(
+            session_id, received, paired=paired, pairing=self._asks_to_pair
+        )
         self.channel.send(codec.encode(hello))
         self.hello_sent = True
 
@@ -171,13 +190,20 @@ class Introduction:
         if hello.version < PROTOCOL_VERSION:
             raise RemoteProtocolError(Code.WRONG_VERSION, f"version {PROTOCOL_VERSION} is needed")
         self._name = hello.name
+        self._addresses = hello.addresses
         self.session_id = hello.session
         self.peer_received = hello.received
         peer = self._household.peer_of(self._device_id)
+        if not self.channel.dialled and hello.pairing:
+            attempt = self._household.pairing_with(self._device_id)
+            self._asks_to_pair = attempt is not None
         if peer is not None and hello.paired:
             if not self.channel.dialled:
                 self._answer(hello)
-            self._prove(peer)
+            if self._asks_to_pair and hello.pairing:
+                self._meet_to_pair(now)
+            else:
+                self._prove(peer)
             return
         self.peer_received = 0
         if not self.channel.dialled:
@@ -197,18 +223,23 @@ class Introduction:
         problem = self._not_trusted(peer)
         if peer is not None:
             self._household.not_paired_there(self._device_id)
-        attempt = self._household.pairing_with(self._device_id)
-        if attempt is not None:
-            self.stage = Stage.PAIRING
-            if self.channel.dialled:
-                self._pairing = (attempt.initiate(self._ends(), now), attempt)
-                self._pairing[0].start()
-                self._pump()
+        if self._household.pairing_with(self._device_id) is not None:
+            self._meet_to_pair(now)
         elif self.channel.dialled or peer is not None:
             self._host.estranged(self, problem)
         else:
             # The dialler closes, now that it knows; it may still ask to pair, and be told no.
             self.stage = Stage.STRANGER
+
+    def _meet_to_pair(self, now: float) -> None:
+        """Begin the Pair process as the dialler, or wait for it."""
+        attempt = self._household.pairing_with(self._device_id)
+        assert attempt is not None
+        self.stage = Stage.PAIRING
+        if self.channel.dialled:
+            self._pairing = (attempt.initiate(self._ends(), now), attempt)
+            self._pairing[0].start()
+            self._pump()
 
     def _not_trusted(self, peer: Peer | None) -> NotTrustedError:
         if peer is None:
@@ -242,7 +273,9 @@ class Introduction:
             self._host.estranged(self, NotTrustedError(problem, theirs=False))
             return
         self.stage = Stage.DONE
-        self._household.met(self._device_id, self.channel.peer_key, self._name, key)
+        self._household.met(
+            self._device_id, self.channel.peer_key, self._name, key, self._addresses
+        )
         self._host.introduced(self)
 
     # Pair process.

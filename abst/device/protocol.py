@@ -39,6 +39,12 @@ class SessionTransport(Protocol):
     def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
         """Put another packet in the place of one that has not left yet; False when it has."""
 
+    def register_producer(self, producer: Any, streaming: bool) -> None:
+        """Pause and resume a producer by what waits to be acknowledged."""
+
+    def unregister_producer(self) -> None:
+        """Let the producer go."""
+
     def end(self) -> None:
         """End the session once everything is acknowledged."""
 
@@ -51,8 +57,11 @@ class DeviceProtocol:
     Attributes:
         factory: the factory that built it.
         transport: what carries the session.
+        keep_alive: set it to True to have a path open also while nothing is said. Else it is closed
+            after a minute, and opened again when there is something to send.
     """
 
+    keep_alive: bool = False
     factory: DeviceFactory
     transport: SessionTransport
 
@@ -87,6 +96,22 @@ class DeviceProtocol:
                 too large, too much is waiting, or the session has ended.
         """
         return self.transport.send_packet(packet_id, content)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Have a producer paused while much waits to be acknowledged, and resumed afterwards.
+
+        Args:
+            producer: an ``IPushProducer`` that calls ``sendPacket``, or an ``IPullProducer``.
+            streaming: True for a push producer.
+
+        Raises:
+            LocalProtocolError: there is a producer already.
+        """
+        self.transport.register_producer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Let the producer go: it is neither paused nor resumed any more."""
+        self.transport.unregister_producer()
 
     def ping(self) -> Deferred[float]:
         """Return a Deferred of the round-trip time to the peer, in seconds."""

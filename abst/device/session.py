@@ -21,10 +21,6 @@ MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 
 MAX_WAITING_PACKETS: Final = 20_000
 
-ACK_AFTER_BYTES: Final = 64 * 1024
-ACK_AFTER_PACKETS: Final = 16
-ACK_AFTER_SECONDS: Final = 0.05
-
 
 class Session:
     """Both directions of one conversation between two devices' applications.
@@ -39,6 +35,7 @@ class Session:
         session_id: the same on both sides, once they have agreed on it.
         received: how many of the other side's packets have come.
         acknowledged: how many of this side's packets the other side has.
+        owes_acknowledgement: whether something has come that the other side has not been told of.
     """
 
     def __init__(
@@ -57,9 +54,7 @@ class Session:
         self._in_flight_bytes = 0
         # How many have ever gone out; after a restart nobody knows, so all of them may have.
         self._sent = self.next_number
-        self._unacknowledged_bytes = 0
-        self._reported = 0
-        self._acknowledge_at: float | None = None
+        self.owes_acknowledgement = False
 
     # Sending.
 
@@ -74,9 +69,9 @@ class Session:
         return self.acknowledged + len(self._kept)
 
     @property
-    def has_room(self) -> bool:
-        """Whether another packet would be sent at once rather than wait for acknowledgements."""
-        return self._kept_bytes < MAX_IN_FLIGHT_BYTES
+    def waiting_bytes(self) -> int:
+        """How much has been handed in that is not acknowledged."""
+        return self._kept_bytes
 
     @property
     def has_progressed(self) -> bool:
@@ -126,66 +121,52 @@ class Session:
             self._sent = max(self._sent, self.acknowledged + self._in_flight)
             yield packet
 
+    @property
+    def position(self) -> int:
+        """The number of the packet that ``packets_to_send`` yields next."""
+        return self.acknowledged + self._in_flight
+
+    def rewind(self) -> None:
+        """Send again everything that is not acknowledged: another channel carries it from now."""
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+
     def acknowledge(self, count: int) -> int:
         """Take the other side's count of what it has received; return how many are new.
 
-        Raises:
-            RemoteProtocolError: the count goes back, or beyond what was sent.
-        """
-        new = count - self.acknowledged
-        if not 0 <= new <= self._in_flight:
-            raise RemoteProtocolError(Code.MALFORMED, "received: not between acknowledged and sent")
-        self._in_flight -= new
-        self._in_flight_bytes -= self._forget(new)
-        return new
+        A count that is lower than an earlier one came over a slower way, and is no news.
 
-    def _forget(self, count: int) -> int:
-        """Keep the first packets no longer; return how many bytes they had."""
-        size = sum(len(self._kept.popleft()) for _ in range(count))
-        self._kept_bytes -= size
-        self.acknowledged += count
-        return size
+        Raises:
+            RemoteProtocolError: it is more than was sent: the session is over.
+        """
+        if count > self._sent:
+            raise RemoteProtocolError(Code.MALFORMED, "received: more than was sent")
+        new = max(0, count - self.acknowledged)
+        for _ in range(new):
+            size = len(self._kept.popleft())
+            self._kept_bytes -= size
+            if self._in_flight:
+                self._in_flight -= 1
+                self._in_flight_bytes -= size
+        self.acknowledged += new
+        return new
 
     # Receiving.
 
-    def packet_received(self, size: int, now: float) -> None:
-        """Count one of the other side's application packets, of ``size`` bytes."""
+    def take(self, number: int) -> bool:
+        """Count the other side's packet with a number; False when it has come before.
+
+        Raises:
+            RemoteProtocolError: there is a hole before it.
+        """
+        self.owes_acknowledgement = True
+        if number > self.received:
+            raise RemoteProtocolError(Code.MALFORMED, "packets are missing")
+        if number < self.received:
+            return False
         self.received += 1
-        self._unacknowledged_bytes += size
-        enough = (
-            self._unacknowledged_bytes >= ACK_AFTER_BYTES
-            or self.received - self._reported >= ACK_AFTER_PACKETS
-        )
-        due = now if enough else now + ACK_AFTER_SECONDS
-        if self._acknowledge_at is None or due < self._acknowledge_at:
-            self._acknowledge_at = due
+        return True
 
     def reported(self) -> None:
         """Note that a packet with the current ``received`` goes out."""
-        self._reported = self.received
-        self._unacknowledged_bytes = 0
-        self._acknowledge_at = None
-
-    def next_deadline(self) -> float | None:
-        """Return when an acknowledgement is due, or None when none is."""
-        return self._acknowledge_at
-
-    # Moving from channel to channel.
-
-    def resume(self, count: int) -> int:
-        """Begin on a new channel; return how many packets its Hello newly acknowledged.
-
-        Everything that the other side has not counted is going to be sent again.
-
-        Raises:
-            RemoteProtocolError: the count does not fit what was sent: the session is over.
-        """
-        new = count - self.acknowledged
-        # More may have gone out, on earlier channels, than is in flight on the last one.
-        if not new >= 0 or count > self._sent:
-            raise RemoteProtocolError(Code.MALFORMED, "received: not between acknowledged and sent")
-        self._in_flight = 0
-        self._in_flight_bytes = 0
-        self._forget(new)
-        self.reported()
-        return new
+        self.owes_acknowledgement = False

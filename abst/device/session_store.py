@@ -62,6 +62,15 @@ class SessionStore(Protocol):
     def replace(self, device_id: bytes, number: int, packet: bytes) -> None:
         """Keep another packet in a packet's place."""
 
+    def load_ends(self) -> dict[bytes, tuple[bytes, int]]:
+        """Return, by peer, the ID and the count of each session of which the end is remembered."""
+
+    def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        """Remember that a session has ended here, which the peer may not know."""
+
+    def forget_end(self, device_id: bytes) -> None:
+        """Remember no end of a session with a peer."""
+
     def commit(self) -> None:
         """Make all of the above durable.
 
@@ -85,6 +94,40 @@ CREATE TABLE unacknowledged (
 ) WITHOUT ROWID
 """
 """The tables of ``SqliteSessionStore``, for the database that it is given."""
+
+ENDS_MIGRATION = """
+CREATE TABLE ended_session (
+    device_id BLOB PRIMARY KEY,
+    session_id BLOB NOT NULL,
+    received INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+"""What was added to them."""
+
+
+class EndedSessions:
+    """The sessions that have ended here while the peer may not know.
+
+    The peer would send again in the next session what was handled in that one.
+
+    Args:
+        store: where they are read from; whoever changes them writes there too.
+    """
+
+    def __init__(self, store: SessionStore | None) -> None:
+        self._found = {} if store is None else store.load_ends()
+
+    def get(self, device_id: bytes) -> tuple[bytes, int] | None:
+        """Return the ID of the ended session with a peer and what was received of it, or None."""
+        return self._found.get(bytes(device_id))
+
+    def put(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        """Remember an ended session; there is one of each peer at most."""
+        self._found[bytes(device_id)] = (session_id, received)
+
+    def pop(self, device_id: bytes) -> bool:
+        """Forget it; True when there was one."""
+        return self._found.pop(bytes(device_id), None) is not None
 
 
 class SqliteSessionStore:
@@ -162,6 +205,24 @@ class SqliteSessionStore:
             device_id,
             number,
         )
+
+    def load_ends(self) -> dict[bytes, tuple[bytes, int]]:
+        """Return, by peer, the ID and the count of each session of which the end is remembered."""
+        rows = self._database.read("SELECT device_id, session_id, received FROM ended_session")
+        return {device_id: (session_id, received) for device_id, session_id, received in rows}
+
+    def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        """Remember that a session has ended here, which the peer may not know."""
+        self._write(
+            "INSERT OR REPLACE INTO ended_session VALUES (?, ?, ?)",
+            device_id,
+            session_id,
+            received,
+        )
+
+    def forget_end(self, device_id: bytes) -> None:
+        """Remember no end of a session with a peer."""
+        self._write("DELETE FROM ended_session WHERE device_id = ?", device_id)
 
     def _write(self, sql: str, *values: Any) -> None:
         self._database.write(sql, values)

@@ -92,7 +92,7 @@ def connection_of(device: Device, other: DeviceID) -> PeerConnection | None:
 def legs_of(device: Device, other: DeviceID) -> int:
     """Return how many channels a device holds for another one."""
     connection = connection_of(device, other)
-    return 0 if connection is None else len(connection._legs)
+    return 0 if connection is None else len(connection.ways.legs)
 
 
 class RawDevice:
@@ -199,7 +199,7 @@ class RawDevice:
             channel = Channel(number, engine, dialled=False, now=0.0)
             self.channels[number] = channel
             self._targets[number] = source_device
-        for packet, _ in channel.receive_data(records, 0.0):
+        for packet, _ in channel.receive_data(records):
             self.found.append((channel, packet))
             self.took_packet(channel, packet)
             if isinstance(packet, DeviceHello) and packet.paired:
@@ -310,9 +310,9 @@ class Base(SynchronousTestCase):
         found: list[float] = []
         dial = device.contexts.dial
 
-        def counted(check: Any) -> Any:
+        def counted(check: Any, server_name: bytes | None = None) -> Any:
             found.append(self.network.clock.seconds())
-            return dial(check)
+            return dial(check, server_name)
 
         device.contexts.dial = counted  # type: ignore[method-assign]
         return found

@@ -75,7 +75,7 @@ class Ends:
         self.found: dict[Channel, list[Packet]] = {self.alice: [], self.bob: []}
 
     def give(self, channel: Channel, records: bytes, now: float = 0.0) -> None:
-        self.found[channel] += [packet for packet, _ in channel.receive_data(records, now)]
+        self.found[channel] += [packet for packet, _ in channel.receive_data(records)]
 
     def pass_all(self) -> None:
         """Carry everything both ways until nothing is left."""
@@ -387,13 +387,13 @@ class PacketTests(TestCase):
         first, second = heartbeat(3), codec.encode(Application(255, "x" * 1000))
         self.ends.alice.send(first + second)
         records = self.ends.records_of(self.ends.alice)
-        found = self.ends.bob.receive_data(records, 1.0)
+        found = self.ends.bob.receive_data(records)
         self.assertEqual([len(first), len(second)], [size for _, size in found])
 
-    def test_it_notes_when_it_has_heard_something(self) -> None:
+    def test_what_was_not_encrypted_yet_can_be_taken_back(self) -> None:
         self.ends.alice.send(heartbeat(3))
-        self.ends.give(self.ends.bob, self.ends.records_of(self.ends.alice), 12.5)
-        self.assertEqual(12.5, self.ends.bob.heard_at)
+        self.ends.alice.discard_unsent()
+        self.assertEqual([], self.ends.alice.contents_to_send())
 
     def test_closing_is_told_after_what_was_queued(self) -> None:
         problem = PeerUnreachableError("enough")
@@ -412,7 +412,7 @@ class PacketTests(TestCase):
         self.ends.records_of(self.ends.alice)
         self.ends.alice.send(heartbeat(3))
         self.assertEqual([], self.ends.alice.contents_to_send())
-        self.assertEqual([], self.ends.alice.receive_data(late, 0.0))
+        self.assertEqual([], self.ends.alice.receive_data(late))
 
 
 class FramingTests(TestCase):

@@ -10,13 +10,10 @@ from typing import Any
 from abst import codec
 from abst.device import Device
 from abst.device.channel import HANDSHAKE_SECONDS
-from abst.device.connection import (
-    CONNECT_SECONDS,
-    DEAD_SECONDS,
-    HEARTBEAT_SECONDS,
-    LOST_DIAL_SECONDS,
-)
-from abst.device.session import ACK_AFTER_SECONDS, MAX_WAITING_BYTES
+from abst.device.connection import CONNECT_SECONDS, HELLO_SECONDS, IDLE_SECONDS
+from abst.device.paths import DEAD_SECONDS, HEARTBEAT_SECONDS
+from abst.device.session import MAX_WAITING_BYTES
+from abst.device.ways import LOST_DIAL_SECONDS
 from abst.errors import (
     AbstError,
     LocalProtocolError,
@@ -569,12 +566,12 @@ class LyingPeerTests(Base):
         self.cut()
         self.assert_ended()
 
-    def test_less_than_was_acknowledged_when_it_resumes(self) -> None:
-        self.protocol.sendPacket(5, "x")
-        self.network.settle()
-        self.peer.heartbeat(self.channel, 1)
-        self.network.settle()
-        self.cut()
+    def test_packets_that_begin_behind_a_hole(self) -> None:
+        self.peer.heartbeat(self.channel, 0, first=1)
+        self.assert_ended()
+
+    def test_packets_that_nobody_knows_the_numbers_of(self) -> None:
+        self.peer.say(self.channel, Application(5, "first?"))
         self.assert_ended()
 
     def test_what_is_no_packet(self) -> None:
@@ -770,11 +767,13 @@ class SendingTests(Base):
 
     def test_it_is_done_when_the_peer_has_it(self) -> None:
         ours, theirs = self.pair()
+        seen: list[bool] = []
         waiting = ours.sendPacket(5, "x")
+        theirs.packetReceived = (  # type: ignore[method-assign]
+            lambda packet_id, content: seen.append(bool(waiting.called))
+        )
         self.network.settle()
-        self.assertEqual([(5, "x")], theirs.packets)
-        self.assertNoResult(waiting)
-        self.network.advance(ACK_AFTER_SECONDS, ACK_AFTER_SECONDS)
+        self.assertEqual([False], seen)
         self.assertIsNone(self.successResultOf(waiting))
 
     def test_much_is_acknowledged_without_waiting(self) -> None:
@@ -833,6 +832,10 @@ class TimeTests(Base):
         self.failureResultOf(ours.ping(), PeerUnreachableError)
 
     def test_an_idle_session_stays_for_hours_with_few_packets(self) -> None:
+        class Kept(Notes):
+            keep_alive = True
+
+        self.alice.factory = NotesFactory(Kept)
         ours, theirs = self.pair()
         before = self.network.realm.realm.counters.relayed_packets
         self.network.advance(7200, HEARTBEAT_SECONDS)
@@ -840,6 +843,30 @@ class TimeTests(Base):
         self.assertLessEqual(sent, 2 * 7200 / HEARTBEAT_SECONDS + 2)
         self.assertEqual([], ours.paths)
         self.exchange(ours, theirs)
+
+    def test_a_path_that_nobody_uses_is_closed_and_opened_again(self) -> None:
+        ours, theirs = self.pair()
+        dials = self.dials(self.alice), self.dials(self.bob)
+        self.exchange(ours, theirs)
+        self.network.advance(IDLE_SECONDS - 1)
+        self.assertEqual(([], []), (ours.paths, theirs.paths))
+        self.network.advance(2)
+        self.assertEqual(([None], [None]), (ours.paths, theirs.paths))
+        before = self.network.realm.realm.counters.relayed_packets
+        self.network.advance(7200, 10)
+        self.assertEqual(before, self.network.realm.realm.counters.relayed_packets)
+        self.assertEqual(([], []), dials)
+        self.exchange(theirs, ours)
+        self.assertIsNone(ours.ended)
+        self.assert_same_session(self.alice, self.bob)
+
+    def test_a_path_over_which_only_hello_was_said_is_closed_soon(self) -> None:
+        self.alice.connection(self.bob.device_id).probe()
+        self.network.settle()
+        self.assert_same_session(self.alice, self.bob)
+        self.network.advance(HELLO_SECONDS + 1)
+        self.assertEqual(0, legs_of(self.alice, self.bob.device_id))
+        self.assertEqual(0, legs_of(self.bob, self.alice.device_id))
 
     def test_a_silent_peer_is_noticed(self) -> None:
         raw = self.make_raw()
@@ -861,6 +888,7 @@ class TimeTests(Base):
         )
         ours = self.connect(self.alice, raw)
         (channel,) = raw.channels.values()
+        raw.heartbeat(channel, 0, first=0)
         for _ in range(10):
             self.network.advance(DEAD_SECONDS - 5)
             raw.say(channel, Application(5, "still here"))

@@ -16,9 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst import codec
 from abst.device import DeviceProtocol
 from abst.device.session_store import SavedSession
-from abst.errors import DatabaseError, LocalProtocolError
+from abst.errors import Code, DatabaseError, LocalProtocolError, RemoteProtocolError
 from abst.testing import MemoryNetwork
-from tests.device.doubles import HIGHER, LOWER, NotesFactory
+from tests.device.doubles import HIGHER, LOWER, NotesFactory, connection_of
 
 
 class Disk:
@@ -28,6 +28,7 @@ class Disk:
         self.sessions: dict[bytes, SavedSession] = {}
         self.sent: list[Any] = []
         self.handled: list[Any] = []
+        self.ends: dict[bytes, tuple[bytes, int]] = {}
 
     def copy(self) -> Disk:
         return copy.deepcopy(self)
@@ -76,6 +77,15 @@ class FailingStore:
     def replace(self, device_id: bytes, number: int, packet: bytes) -> None:
         session = self.now.sessions[device_id]
         session.packets[number - session.acknowledged] = packet
+
+    def load_ends(self) -> dict[bytes, tuple[bytes, int]]:
+        return dict(self.now.ends)
+
+    def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        self.now.ends[device_id] = (session_id, received)
+
+    def forget_end(self, device_id: bytes) -> None:
+        self.now.ends.pop(device_id, None)
 
     def commit(self) -> None:
         if self.is_dead:
@@ -200,6 +210,26 @@ class DurableSchedule:
     def fail(self, side: int) -> None:
         """Let the next commit of a device fail."""
         self.stores[side].fails = True
+
+
+class EndTests(SynchronousTestCase):
+    def test_an_end_that_got_lost_is_remembered_over_a_restart(self) -> None:
+        """What was handled in a session that has ended is not sent again in the next one."""
+        pair = DurableSchedule(0)
+        pair.send(0, 3)
+        while not pair.stores[1].now.handled:
+            pair.turn(1)
+        # The other side handles them and ends the session, and none of it is heard here.
+        connection = connection_of(pair.devices[1], LOWER.device_id)
+        assert connection is not None
+        pair.cut(1)
+        connection.broken(RemoteProtocolError(Code.MALFORMED, "a reason to end it"))
+        connection.changed()
+        pair.network.settle()
+        pair.stop(1)
+        pair.network.advance(60)
+        sent = [content[0] for content in pair.stores[0].committed.sent]
+        self.assertEqual(sent, [content[0] for content in pair.stores[1].committed.handled])
 
 
 class DurabilityTests(SynchronousTestCase):

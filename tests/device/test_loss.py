@@ -105,8 +105,8 @@ class RealmLossTests(Base):
         for acknowledged in waiting:
             self.successResultOf(acknowledged)
         self.assertEqual(([(6, 2)], [(5, 1)]), (ours.packets, theirs.packets))
-        self.assertIsNotNone(ours.path)
-        self.assertEqual(2, len(ours.paths))
+        self.assertIsNotNone(ours.paths[1])
+        self.assertEqual([None], theirs.paths[:1])
         self.assertIsNone(ours.ended)
 
     def test_a_link_that_breaks_in_the_middle_of_much_loses_nothing(self) -> None:

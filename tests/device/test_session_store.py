@@ -19,7 +19,13 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import TestCase
 
 from abst.database import Database
-from abst.device.session_store import MIGRATION, SavedSession, SessionStore, SqliteSessionStore
+from abst.device.session_store import (
+    ENDS_MIGRATION,
+    MIGRATION,
+    SavedSession,
+    SessionStore,
+    SqliteSessionStore,
+)
 from abst.errors import DatabaseError
 
 KIND = 1
@@ -35,6 +41,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.now: dict[bytes, SavedSession] = {}
         self.committed: dict[bytes, SavedSession] = {}
+        self.ends: dict[bytes, tuple[bytes, int]] = {}
+        self.committed_ends: dict[bytes, tuple[bytes, int]] = {}
 
     def load(self) -> list[SavedSession]:
         return [copy.deepcopy(self.now[key]) for key in sorted(self.now)]
@@ -67,12 +75,23 @@ class MemoryStore:
         session = self.now[device_id]
         session.packets[number - session.acknowledged] = packet
 
+    def load_ends(self) -> dict[bytes, tuple[bytes, int]]:
+        return dict(self.ends)
+
+    def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        self.ends[device_id] = (session_id, received)
+
+    def forget_end(self, device_id: bytes) -> None:
+        self.ends.pop(device_id, None)
+
     def commit(self) -> None:
         self.committed = copy.deepcopy(self.now)
+        self.committed_ends = dict(self.ends)
 
     def restart(self) -> None:
         """Lose what was not committed."""
         self.now = copy.deepcopy(self.committed)
+        self.ends = dict(self.committed_ends)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -86,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.database = Database(self.path, KIND, (MIGRATION,))
+        self.database = Database(self.path, KIND, (MIGRATION, ENDS_MIGRATION))
         self.store = SqliteSessionStore(self.database)
 
     def teardown(self) -> None:
@@ -111,6 +130,16 @@ class StoreMachine(RuleBasedStateMachine):
     def end(self, device_id: bytes) -> None:
         for store in self.both():
             store.end(device_id)
+
+    @rule(device_id=devices, session_id=session_ids, received=st.integers(1, 2**40))
+    def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        for store in self.both():
+            store.remember_end(device_id, session_id, received)
+
+    @rule(device_id=devices)
+    def forget_end(self, device_id: bytes) -> None:
+        for store in self.both():
+            store.forget_end(device_id)
 
     @precondition(lambda self: self.reference.now)
     @rule(data=st.data(), session_id=session_ids)
@@ -188,6 +217,7 @@ class StoreMachine(RuleBasedStateMachine):
     def the_same(self) -> None:
         found = sorted(self.store.load(), key=lambda session: session.device_id)
         assert found == self.reference.load()
+        assert self.store.load_ends() == self.reference.load_ends()
         for device_id in DEVICES:
             assert self.store.load_one(device_id) == self.reference.load_one(device_id)
 

@@ -1,0 +1,137 @@
+"""Carriers: what takes a channel's bytes to the other device and back.
+
+Two kinds: packets through a realm, shared by all channels on that link, and a direct connection,
+which carries one channel. A channel's owner sees no difference but ``path``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+
+from abst.device.link import Link
+from abst.device.paths import Path
+from abst.errors import AbstError
+
+DIRECT_PIECE_BYTES: Final = 1 << 20
+"""A direct connection takes pieces of any size; this is what ``Channel`` is told."""
+
+
+class Carrier(Protocol):
+    """What a channel needs of what carries it."""
+
+    @property
+    def path(self) -> Path:
+        """How a session over it is shown."""
+
+    @property
+    def slot(self) -> object:
+        """What it goes over: a new channel over the same link replaces an older one."""
+
+    def send(self, content: bytes) -> None:
+        """Send a piece of the channel, as ``Channel.contents_to_send`` gives it."""
+
+    def close(self) -> None:
+        """Let the channel go, and have the other side know."""
+
+
+class RealmCarrier:
+    """A channel through a realm."""
+
+    def __init__(self, link: Link, device_id: bytes, number: bytes) -> None:
+        self.link = link
+        self._device_id = device_id
+        self._number = number
+
+    @property
+    def path(self) -> Path:
+        """How a session over it is shown."""
+        return self.link.path
+
+    @property
+    def slot(self) -> object:
+        """The link."""
+        return self.link
+
+    def send(self, content: bytes) -> None:
+        """Send a piece of the channel."""
+        self.link.send(self._device_id, content)
+
+    def close(self) -> None:
+        """Send a reset."""
+        if self.link.is_up:
+            self.link.send(self._device_id, self._number)
+
+
+class PipeOwner(Protocol):
+    """Whoever a direct connection belongs to."""
+
+    def pipe_received(self, pipe: Pipe, data: bytes) -> None:
+        """Bytes came."""
+
+    def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
+        """The connection is gone."""
+
+
+class Pipe(Protocol):
+    """A direct connection, real or in memory.
+
+    Attributes:
+        address: the other end's ``HOST:PORT``.
+        owner: who is told; None until somebody has taken it, which has to be at once.
+    """
+
+    address: str
+    owner: PipeOwner | None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def close(self) -> None:
+        """Close once what was written is out; the owner hears nothing more."""
+
+
+class Direct(Protocol):
+    """How a device listens for direct connections and makes them, real or in memory."""
+
+    def start(self, owner: DirectOwner) -> None:
+        """Begin to listen."""
+
+    def stop(self) -> Deferred[Any]:
+        """Listen no more."""
+
+    @property
+    def port(self) -> int | None:
+        """The port that is listened on; None when there is none."""
+
+    def addresses(self) -> list[str]:
+        """Return where this device can be dialled, as ``HOST:PORT``."""
+
+    def dial(self, address: str) -> Deferred[Pipe]:
+        """Connect; fails with an ``AbstError``, and can be cancelled."""
+
+
+class DirectOwner(Protocol):
+    """Whoever listens."""
+
+    def pipe_accepted(self, pipe: Pipe) -> None:
+        """Somebody has connected: take the pipe at once."""
+
+
+class DirectCarrier:
+    """A channel on a direct connection of its own."""
+
+    slot: object = None
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+        self.path = Path("direct", address=pipe.address)
+
+    def send(self, content: bytes) -> None:
+        """Send a piece of the channel."""
+        self.pipe.write(content)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.pipe.close()
