@@ -282,8 +282,10 @@ def pair(first: LabDevice, second: LabDevice) -> None:
     """Pair two devices by a code that one shows and the other is told."""
     showing = first.start("pair", "--json")
     try:
-        event = json.loads(read_line(showing))
-        second.ok("pair", event["code"])
+        code = json.loads(read_line(showing)).get("code")
+        if not code:
+            raise AssertionError(f"{first.name} has no code to show")
+        second.ok("pair", code)
         if showing.wait(ANSWER_SECONDS):
             raise AssertionError(f"{first.name} did not pair")
     finally:

@@ -49,6 +49,7 @@ class Lab:
             else:
                 # The folder goes, so what may explain it is shown now.
                 sys.stdout.writelines(device.last_words() for device in self.devices)
+                sys.stdout.write("\n    ")
         finally:
             self._close()
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
+from tests.lab.switch import DONE
+
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "abst-lab"
 COMMAND_SECONDS = 20.0
@@ -197,11 +199,6 @@ class Interface:
         """Lose everything from here and to here, while the interface stays up."""
         self._network.port(self._port, silent=silent)
 
-    @property
-    def sent_bytes(self) -> int:
-        """How much has come out of this interface so far."""
-        return int(self._network.port(self._port)["received_bytes"])
-
 
 class Lan:
     """One Ethernet with its address ranges.
@@ -304,22 +301,23 @@ class Network:
         self._wires.ip("link", "set", f"p{self._ports}", "netns", host.name, "name", name)
         return self._ports
 
-    def port(self, number: int, **changes: Any) -> dict[str, Any]:
-        """Change a port, and return what it is now."""
-        return self._ask({"port": number, "changes": changes})
+    def port(self, number: int, **changes: Any) -> None:
+        """Change a port, which is made when it is new."""
+        self._ask({"port": number, "changes": changes})
 
-    def segment(self, name: str, **changes: Any) -> dict[str, Any]:
-        """Change a segment, and return what it is now."""
-        return self._ask({"segment": name, "changes": changes})
+    def segment(self, name: str, **changes: Any) -> None:
+        """Change a segment, which is made when it is new."""
+        self._ask({"segment": name, "changes": changes})
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any]) -> None:
         switch = self._switch
         assert switch is not None and switch.stdin is not None and switch.stdout is not None
         with self._lock:
             switch.stdin.write(json.dumps(request) + "\n")
             switch.stdin.flush()
-            answer: dict[str, Any] = json.loads(switch.stdout.readline())
-        return answer
+            answer = switch.stdout.readline()
+        if answer != DONE:
+            raise AssertionError(f"the switch has ended: {request}")
 
     def close(self) -> None:
         """Remove everything, at the latest when this process ends."""

@@ -5,9 +5,9 @@ kernel's own bridges and its netem could do most of it, but netem is missing fro
 here silence, loss and delay are a line each. Silence is complete, as when a distant line is cut:
 neighbours still find each other, or a kernel would notice and say that a host is unreachable.
 
-The lab asks for ports and changes what they do by lines of JSON on stdin, and each is answered by
-one on stdout. The interfaces go with the process, and the process with its stdin: nothing of it
-outlives the lab, however that ends.
+The lab asks for ports and changes what they do by lines of JSON on stdin, and each is answered
+on stdout when it is done. The interfaces go with the process, and the process with its stdin:
+nothing of it outlives the lab, however that ends.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import selectors
 import struct
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+DONE: Final = "done\n"
 FRAME_BYTES: Final = 65536
 ETHERNET_BYTES: Final = 14
 
@@ -90,14 +91,12 @@ class Port:
         segment: the name of the segment, or None while it is unplugged.
         uplink: whether hosts in an isolated segment reach it.
         silent: the same for what goes this way, while the interface stays up.
-        received_bytes: how much has come from it.
     """
 
     descriptor: int
     segment: str | None = None
     uplink: bool = False
     silent: bool = False
-    received_bytes: int = 0
 
 
 class Switch:
@@ -129,25 +128,20 @@ class Switch:
         data = os.read(sys.stdin.fileno(), FRAME_BYTES)
         *lines, self._requests = (self._requests + data).split(b"\n")
         for line in lines:
-            sys.stdout.write(json.dumps(self._answer(json.loads(line))) + "\n")
+            self._change(json.loads(line))
+            sys.stdout.write(DONE)
             sys.stdout.flush()
         return bool(data)
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Change a port or a segment, which is made when it is new; return what it is now."""
-        changes = dict(request["changes"])
+    def _change(self, request: dict[str, Any]) -> None:
+        """Change a port or a segment, which is made when it is new."""
         thing: Port | Segment
         if "port" in request:
             thing = self._port(int(request["port"]))
         else:
             thing = self._segments.setdefault(str(request["segment"]), Segment())
-        for name, value in changes.items():
+        for name, value in request["changes"].items():
             setattr(thing, name, value)
-        if isinstance(thing, Segment):
-            return {**asdict(thing), "homes": len(thing.homes)}
-        if thing.segment is not None:
-            self._segments.setdefault(thing.segment, Segment())
-        return asdict(thing)
 
     def _port(self, number: int) -> Port:
         if number not in self._ports:
@@ -167,7 +161,6 @@ class Switch:
             frame = os.read(port.descriptor, FRAME_BYTES)
         except OSError:
             return  # The interface has just been taken down.
-        port.received_bytes += len(frame)
         if port.segment is None or len(frame) < ETHERNET_BYTES:
             return
         segment = self._segments[port.segment]
