@@ -16,6 +16,7 @@ all is quiet, ``MemoryNetwork.advance`` lets time go by.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -26,10 +27,14 @@ from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
+from abst.device.announcement import Announcement, AnyAnnouncement, OpenAnnouncement
+from abst.device.carriers import Pipe, PipeOwner
+from abst.device.lan import LanOwner
 from abst.device.link import Backoff, LinkOwner
 from abst.device.paths import Path
 from abst.device.realm_client import Answered, Delivered, RealmClient, Refused, Welcomed
 from abst.device.requests import Requests
+from abst.device_id import DeviceID
 from abst.errors import PeerUnreachableError, RemoteProtocolError, explain
 from abst.identity import Identity
 from abst.packets import Error, WindowFound, WindowOpened
@@ -138,6 +143,7 @@ class MemoryLink:
         self.is_up = False
         self.max_content_bytes = 0
         self.problem: str | None = "not connected yet"
+        self.observed_address: tuple[str, int] | None = None
         self.identity = identity
         self._clock = clock
         self._realm = realm
@@ -182,6 +188,9 @@ class MemoryLink:
     def find_window(self, number: int) -> Deferred[WindowFound]:
         """Ask the realm which device has a number."""
         return self._ask(lambda client: client.find_window(number))
+
+    def network_changed(self) -> None:
+        """Do nothing: in memory a connection is there or not."""
 
     def _ask(self, ask: Callable[[RealmClient], int]) -> Deferred[Any]:
         if self._client is None or not self.is_up:
@@ -264,6 +273,7 @@ class MemoryLink:
             match event:
                 case Welcomed():
                     self.max_content_bytes = event.max_content_bytes
+                    self.observed_address = event.observed_address
                     self.is_up = True
                     self.problem = None
                     self._backoff.connected(self._clock.seconds())
@@ -305,6 +315,185 @@ class MemoryLink:
             self._again()
 
 
+class MemoryPipe:
+    """One end of a direct connection in memory; what ``TcpPipe`` is on a real network."""
+
+    def __init__(self, lan: MemoryLan, address: str) -> None:
+        self.address = address
+        self.owner: PipeOwner | None = None
+        self.other: MemoryPipe | None = None
+        self._lan = lan
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self.other is not None and not self._lan.is_silent:
+            self._lan.later(self.other.arrive, data)
+
+    def close(self) -> None:
+        """Close once what was written is out."""
+        self.owner = None
+        other, self.other = self.other, None
+        if other is not None and not self._lan.is_silent:
+            self._lan.later(other.lost, "the other side closed")
+
+    def arrive(self, data: bytes) -> None:
+        """Take the other end's bytes."""
+        if self.owner is not None:
+            self.owner.pipe_received(self, data)
+
+    def lost(self, why: str) -> None:
+        """Hear that the connection is gone."""
+        self.other = None
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.pipe_lost(self, PeerUnreachableError(f"{self.address}: {why}"))
+
+
+class MemoryLan:
+    """A local network in memory; ``port`` gives each device its place in it.
+
+    Attributes:
+        is_silent: bytes vanish, and nobody is told.
+        latency_seconds: how long bytes take.
+        announces: whether devices find each other; else addresses have to be told.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.is_silent = False
+        self.latency_seconds = 0.0
+        self.announces = True
+        self._clock = clock
+        self._ports: dict[str, MemoryLanPort] = {}
+        self._pipes: list[MemoryPipe] = []
+
+    def port(self) -> MemoryLanPort:
+        """Return a place for a device, which is there until it leaves."""
+        address = f"198.51.100.{len(self._ports) + 1}:4000"
+        found = self._ports[address] = MemoryLanPort(self, address)
+        return found
+
+    def cut(self) -> None:
+        """Lose every connection at once; both ends are told."""
+        pipes, self._pipes = self._pipes, []
+        for pipe in pipes:
+            pipe.lost("the connection was reset")
+
+    def connect(self, source: MemoryLanPort, address: str) -> MemoryPipe | None:
+        """Return an end of a new connection to an address, or None when nobody is there."""
+        target = self._ports.get(address)
+        if target is None or target.owner is None or not (target.is_here and source.is_here):
+            return None
+        if self.is_silent:
+            return None
+        near, far = MemoryPipe(self, address), MemoryPipe(self, source.address)
+        near.other, far.other = far, near
+        self._pipes += [near, far]
+        target.owner.pipe_accepted(far)
+        return near
+
+    def others(self, port: MemoryLanPort) -> list[MemoryLanPort]:
+        """Return who announces himself to a device."""
+        if self.is_silent or not self.announces or not port.is_here:
+            return []
+        found = [other for other in self._ports.values() if other is not port and other.is_here]
+        return [other for other in found if other.owner is not None]
+
+    def later(self, call: Callable[..., Any], *args: Any) -> None:
+        """Do something after as long as bytes take."""
+        self._clock.callLater(self.latency_seconds, call, *args)
+
+
+class MemoryLanPort:
+    """One device's place in a ``MemoryLan``; what ``LocalNetwork`` is to a real one.
+
+    Attributes:
+        address: where the device is.
+        is_here: whether it is in this network just now.
+        owner: the device, once it has started.
+    """
+
+    port = 4000
+
+    def __init__(self, lan: MemoryLan, address: str) -> None:
+        self.address = address
+        self.is_here = True
+        self.owner: LanOwner | None = None
+        self._lan = lan
+        self._announcement: Announcement | None = None
+        self._open: OpenAnnouncement | None = None
+
+    def start(self, owner: LanOwner) -> None:
+        """Be there, and tell the others."""
+        self.owner = owner
+        self._announcement = Announcement.make(owner.device_id, os.urandom)
+        self._announce()
+
+    def stop(self) -> Deferred[Any]:
+        """Be gone."""
+        self.owner = None
+        return succeed(None)
+
+    def leave(self) -> None:
+        """Leave the network; what was connected is lost, and this device knows."""
+        self.is_here = False
+        self._lan.cut()
+        if self.owner is not None:
+            self.owner.network_changed()
+
+    def come(self) -> None:
+        """Come back to it."""
+        self.is_here = True
+        if self.owner is not None:
+            self.owner.network_changed()
+        self._announce()
+
+    def addresses(self) -> list[str]:
+        """Return where this device can be dialled."""
+        return [self.address] if self.is_here else []
+
+    def dial(self, address: str) -> Deferred[Pipe]:
+        """Connect."""
+        pipe = self._lan.connect(self, address)
+        if pipe is None:
+            return fail(PeerUnreachableError(f"{address}: nobody is there"))
+        return succeed(pipe)
+
+    def addresses_of(self, device_id: DeviceID) -> list[str]:
+        """Return where a device announces itself."""
+        return [
+            other.address
+            for other in self._lan.others(self)
+            if other._announcement is not None and other._announcement.matches(device_id)
+        ]
+
+    def open_announcements(self) -> list[OpenAnnouncement]:
+        """Return who waits to be paired."""
+        return [other._open for other in self._lan.others(self) if other._open is not None]
+
+    def announce_pairing(self, name: str, number: int | None) -> None:
+        """Announce openly that this device waits to be paired."""
+        assert self.owner is not None
+        self._open = OpenAnnouncement.make(self.owner.device_id, name, number, os.urandom)
+        self._announce()
+
+    def stop_pairing(self) -> None:
+        """Announce that no more."""
+        self._open = None
+
+    def _announce(self) -> None:
+        for other in self._lan.others(self):
+            for announcement in (self._announcement, self._open):
+                if announcement is not None:
+                    self._lan.later(other.hear, announcement)
+            if other._announcement is not None:
+                self._lan.later(self.hear, other._announcement)
+
+    def hear(self, announcement: AnyAnnouncement) -> None:
+        """Tell the device who announces himself."""
+        if self.owner is not None and self.is_here:
+            self.owner.announcement_seen(announcement)
+
+
 class MemoryNetwork:
     """Realms and devices on one clock.
 
@@ -325,6 +514,10 @@ class MemoryNetwork:
         realm = MemoryRealm(self.clock, host, self._random.getrandbits(32), limits)
         self._realms[realm.address] = realm
         return realm
+
+    def lan(self) -> MemoryLan:
+        """Return a new local network; give a device ``lan=lan.port()`` to be in it."""
+        return MemoryLan(self.clock)
 
     def device(
         self,

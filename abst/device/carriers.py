@@ -6,9 +6,7 @@ which carries one channel. A channel's owner sees no difference but ``path``.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
-
-from twisted.internet.defer import Deferred
+from typing import Final, Protocol
 
 from abst.device.link import Link
 from abst.device.paths import Path
@@ -90,33 +88,6 @@ class Pipe(Protocol):
 
     def close(self) -> None:
         """Close once what was written is out; the owner hears nothing more."""
-
-
-class Direct(Protocol):
-    """How a device listens for direct connections and makes them, real or in memory."""
-
-    def start(self, owner: DirectOwner) -> None:
-        """Begin to listen."""
-
-    def stop(self) -> Deferred[Any]:
-        """Listen no more."""
-
-    @property
-    def port(self) -> int | None:
-        """The port that is listened on; None when there is none."""
-
-    def addresses(self) -> list[str]:
-        """Return where this device can be dialled, as ``HOST:PORT``."""
-
-    def dial(self, address: str) -> Deferred[Pipe]:
-        """Connect; fails with an ``AbstError``, and can be cancelled."""
-
-
-class DirectOwner(Protocol):
-    """Whoever listens."""
-
-    def pipe_accepted(self, pipe: Pipe) -> None:
-        """Somebody has connected: take the pipe at once."""
 
 
 class DirectCarrier:

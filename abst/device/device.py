@@ -14,12 +14,15 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 
-from abst.address import RealmAddress
+from abst.address import RealmAddress, format_host_port
+from abst.device.announcement import AnyAnnouncement
 from abst.device.arrivals import Arrivals
-from abst.device.carriers import Direct, Pipe
+from abst.device.carriers import Pipe
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import SESSION_SECONDS, PeerConnection
+from abst.device.greetings import Greetings
 from abst.device.knock import Door
+from abst.device.lan import Lan
 from abst.device.link import Link, LinkOwner, RealmLink
 from abst.device.pairing_attempt import PairingAttempt, PairingObserver, PairingTarget
 from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook
@@ -56,7 +59,8 @@ class Device(Service):
         session_seconds: how long a session waits for a new path after it has lost the last one.
         make_link: makes the connection to a realm; ``abst.testing`` has one in memory.
         store: where sessions survive restarts; None keeps them in memory.
-        direct: listens for peers and dials them; None for realms alone.
+        lan: the local network, such as ``LocalNetwork(reactor)``; None for realms alone.
+        tells_observed_address: whether peers are told which address realms see this device at.
 
     Attributes:
         identity: who it is.
@@ -78,7 +82,8 @@ class Device(Service):
         session_seconds: float = SESSION_SECONDS,
         make_link: LinkMaker = RealmLink,
         store: SessionStore | None = None,
-        direct: Direct | None = None,
+        lan: Lan | None = None,
+        tells_observed_address: bool = True,
     ) -> None:
         self.reactor = reactor
         self.identity = identity
@@ -94,8 +99,11 @@ class Device(Service):
         self.random_fraction = random.random
         self.store = store
         self.ended_sessions = EndedSessions(store)
-        self.direct = direct
+        self.lan = lan
+        self._tells_observed_address = tells_observed_address
         self._arrivals = Arrivals(self)
+        self._greetings = Greetings(reactor, self._greet)
+        self._greeted: set[bytes] = set()
         self._make_link = make_link
         self._pairing: PairingAttempt | None = None
         self._connections: dict[bytes, PeerConnection] = {}
@@ -107,8 +115,8 @@ class Device(Service):
     def startService(self) -> None:
         """Connect to every realm."""
         super().startService()
-        if self.direct is not None:
-            self.direct.start(self)
+        if self.lan is not None:
+            self.lan.start(self)
         self._restore_sessions()
         for link in self.links.values():
             link.start()
@@ -120,9 +128,10 @@ class Device(Service):
             connection.stop()
         self._connections.clear()
         self._arrivals.stop()
+        self._greetings.stop()
         stopping = [link.stop() for link in self.links.values()]
-        if self.direct is not None:
-            stopping.append(self.direct.stop())
+        if self.lan is not None:
+            stopping.append(self.lan.stop())
         return DeferredList(stopping)
 
     # For applications.
@@ -180,12 +189,9 @@ class Device(Service):
             return fail(
                 NotTrustedError(f"{device_id} is not trusted here: 'abst trust' it", theirs=False)
             )
-        if not self.links and not self.addresses_of(device_id):
+        if not self.links and self.lan is None:
             return fail(
-                PeerUnreachableError(
-                    f"{peer} is not on this network, and this device has no realm: "
-                    "'abst realm add ADDRESS' adds one"
-                )
+                PeerUnreachableError("this device has no realm: 'abst realm add ADDRESS' adds one")
             )
         return self.connection(device_id).connect()
 
@@ -254,9 +260,8 @@ class Device(Service):
             return
         for connection in list(self._connections.values()):
             connection.link_up(link)
-        for peer in self.peers.all():
-            # Whoever has something waiting for this device learns that it is back.
-            self.connection(peer.device_id).probe()
+        # Whoever has something waiting for this device learns that it is back.
+        self._greetings.add(peer.device_id for peer in self.peers.all())
 
     def link_down(self, link: Link) -> None:
         """A realm's connection is gone."""
@@ -290,7 +295,27 @@ class Device(Service):
         if connection is not None:
             connection.refused(link, error)
 
-    # For direct connections.
+    # For the local network.
+
+    def announcement_seen(self, announcement: AnyAnnouncement) -> None:
+        """See whether a peer announces itself, and tell who is waiting for it."""
+        for peer in self.peers.all():
+            if announcement.matches(peer.device_id):
+                connection = self._connections.get(peer.device_id)
+                if connection is not None:
+                    connection.addresses_changed()
+                if peer.device_id not in self._greeted:
+                    self._greeted.add(peer.device_id)
+                    self._greetings.add([peer.device_id])
+        if self._pairing is not None:
+            self._pairing.announcement_seen()
+
+    def network_changed(self) -> None:
+        """Doubt every path: this machine's network has changed."""
+        for link in self.links.values():
+            link.network_changed()
+        for connection in list(self._connections.values()):
+            connection.network_changed()
 
     def pipe_accepted(self, pipe: Pipe) -> None:
         """Somebody has connected."""
@@ -326,15 +351,29 @@ class Device(Service):
 
     def addresses_of(self, device_id: DeviceID) -> list[str]:
         """Return where a peer may be listening, as ``HOST:PORT``, most likely first."""
-        peer = self.peers.get(device_id)
-        if peer is None or self.direct is None:
+        if self.lan is None:
             return []
-        return list(dict.fromkeys((*peer.addresses, *peer.told_addresses)))
+        peer = self.peers.get(device_id) or Peer(device_id)
+        announced = self.lan.addresses_of(device_id)
+        found = dict.fromkeys((*peer.addresses, *announced, *peer.told_addresses))
+        own = self.own_addresses()
+        return [address for address in found if address not in own]
 
     def dial_direct(self, address: str) -> Deferred[Pipe]:
         """Connect to an address."""
-        assert self.direct is not None
-        return self.direct.dial(address)
+        assert self.lan is not None
+        return self.lan.dial(address)
+
+    def own_addresses(self) -> list[str]:
+        """Return where this device can be dialled, as ``HOST:PORT``."""
+        port = None if self.lan is None else self.lan.port
+        if self.lan is None or port is None:
+            return []
+        found = self.lan.addresses()
+        if self._tells_observed_address:
+            observed = [link.observed_address for link in self.links_up()]
+            found += [format_host_port(at[0], port) for at in observed if at is not None]
+        return list(dict.fromkeys(found))
 
     def why_unreachable(self) -> str:
         """Return one line on why no realm is connected."""
@@ -349,7 +388,7 @@ class Device(Service):
         self, session: bytes, received: int, *, paired: bool, pairing: bool
     ) -> DeviceHello:
         """Return this device's Hello; strangers learn no name, no address and no realm."""
-        addresses = self.direct.addresses() if self.direct is not None else []
+        addresses = self.own_addresses()
         return DeviceHello(
             device_id=bytes(self.device_id),
             name=self.device_name if paired else "",
@@ -413,6 +452,16 @@ class Device(Service):
             connection.reload(problem)
 
     # Inside.
+
+    def _greet(self, device_id: DeviceID) -> bool:
+        """Say Hello to a peer, unless there is a path already."""
+        if self.peers.get(device_id) is None:
+            return False
+        connection = self.connection(device_id)
+        if connection.ways.active is not None:
+            return False
+        connection.probe()
+        return True
 
     def _restore_sessions(self) -> None:
         if self.store is None:

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import format_host_port, parse_host_port
-from abst.device.carriers import DirectOwner, Pipe, PipeOwner
+from abst.device.carriers import Pipe, PipeOwner
 from abst.device.network_changes import own_addresses
 from abst.errors import AbstError, PeerUnreachableError
 
@@ -56,9 +56,13 @@ class DirectPort:
         """The port that is listened on; None when there is none."""
         return None if self._port is None else int(self._port.getHost().port)
 
-    def start(self, owner: DirectOwner) -> None:
-        """Begin to listen; a device that cannot goes on without."""
-        factory = _PipeFactory(owner)
+    def start(self, accepted: Callable[[Pipe], None]) -> None:
+        """Begin to listen; a device that cannot goes on without.
+
+        Args:
+            accepted: is given each connection, and has to take it at once.
+        """
+        factory = _PipeFactory(accepted)
         # Listening on :: takes IPv4 too, unless the machine has no IPv6 at all.
         interfaces = [self._interface] if self._interface else ["::", "0.0.0.0"]
         problem = ""
@@ -148,18 +152,19 @@ class TcpPipe(TwistedProtocol):
 class _PipeFactory(Factory):
     noisy = False
 
-    def __init__(self, owner: DirectOwner) -> None:
-        self._owner = owner
+    def __init__(self, accepted: Callable[[Pipe], None]) -> None:
+        self._accepted = accepted
 
     def buildProtocol(self, addr: Any) -> TwistedProtocol:
-        pipe = _AcceptedPipe(format_host_port(addr.host.removeprefix(V4_MAPPED), addr.port))
-        pipe.door = self._owner
-        return pipe
+        address = format_host_port(addr.host.removeprefix(V4_MAPPED), addr.port)
+        return _AcceptedPipe(address, self._accepted)
 
 
 class _AcceptedPipe(TcpPipe):
-    door: DirectOwner
+    def __init__(self, address: str, accepted: Callable[[Pipe], None]) -> None:
+        super().__init__(address)
+        self._accepted = accepted
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.door.pipe_accepted(self)
+        self._accepted(self)

@@ -66,12 +66,14 @@ class Link(Protocol):
         is_up: whether the realm has accepted this device.
         max_content_bytes: the most that ``send`` takes.
         problem: one line on why it is down, or None.
+        observed_address: where the realm sees this device, host and port, or None.
     """
 
     path: Path
     is_up: bool
     max_content_bytes: int
     problem: str | None
+    observed_address: tuple[str, int] | None
 
     def start(self) -> None:
         """Begin to connect."""
@@ -81,6 +83,9 @@ class Link(Protocol):
 
     def send(self, target_device: bytes, content: bytes) -> None:
         """Send bytes to another device; what cannot be sent is lost, and the owner is told."""
+
+    def network_changed(self) -> None:
+        """See at once whether the connection still works, or try to connect now."""
 
     def open_window(self) -> Deferred[WindowOpened]:
         """Ask the realm for a number under which this device can be found for a while."""
@@ -185,14 +190,17 @@ class RealmLink:
             endpoint, _LinkFactory(self), retryPolicy=self._wait, clock=reactor
         )
         self._protocol: _LinkProtocol | None = None
+        self._stopped = True
 
     def start(self) -> None:
         """Begin to connect."""
+        self._stopped = False
         self._service.startService()
         self._watch_failure()
 
     def stop(self) -> Deferred[Any]:
         """Close, and connect no more."""
+        self._stopped = True
         if self._protocol is not None:
             self._protocol.flush()
         stopped: Deferred[Any] = Deferred()
@@ -227,6 +235,20 @@ class RealmLink:
         if self._protocol is None or not self.is_up:
             return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
         return ask(self._protocol)
+
+    def network_changed(self) -> None:
+        """See at once whether the connection still works, or try to connect now."""
+        if self._protocol is not None:
+            self._protocol.probe()
+        elif self._service.running:
+            # The service has no way to be told to hurry: it waits, or tries where nothing is.
+            maybeDeferred(self._service.stopService).addBoth(
+                lambda _: self.reactor.callLater(0, self._start_again)
+            )
+
+    def _start_again(self) -> None:
+        if not self._stopped and not self._service.running:
+            self.start()
 
     # What the protocol tells.
 
@@ -371,6 +393,11 @@ class _LinkProtocol(TwistedProtocol):
 
     def flush(self) -> None:
         self._settle()
+
+    def probe(self) -> None:
+        if self._client is not None:
+            self._client.probe(self._reactor.seconds())
+            self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._client = None

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 LINK_SCHEME: Final = "abst-pair:"
 MAX_LINK_REALMS: Final = 4
 LINK_TRIES: Final = 50
+LINK_TRIES_BESIDE_LAN: Final = 15
 LINK_TRY_SECONDS: Final = 0.1
+LAN_TRIES: Final = 40
+LAN_NUMBERS: Final = range(100, 1000)
+"""Numbers of codes without a realm; a realm's own are smaller as long as few are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,19 @@ def parse_target(text: str) -> PairingTarget:
     return code
 
 
+@dataclass(frozen=True, slots=True)
+class NearbyDevice:
+    """A device on the local network that says of itself that it waits to be paired.
+
+    Attributes:
+        device_id: what it says its ID is; pairing proves it.
+        name: what it calls itself; anybody may call himself anything.
+    """
+
+    device_id: DeviceID
+    name: str
+
+
 class PairingObserver:
     """What an application does with a pairing; override all of it."""
 
@@ -108,6 +125,9 @@ class PairingObserver:
 
     def failed(self, problem: AbstError) -> None:
         """Nothing is paired; the problem says why and what to do."""
+
+    def nearby(self, devices: list[NearbyDevice]) -> None:
+        """Show who else waits to be paired on the local network; called again when it changes."""
 
 
 class PairingAttempt:
@@ -133,6 +153,7 @@ class PairingAttempt:
         self._windows: list[Any] = []
         self._added: list[RealmAddress] = []
         self._is_over = False
+        self._nearby: list[NearbyDevice] = []
         self._work: Deferred[Any] | None = None
 
     # For the application.
@@ -229,16 +250,24 @@ class PairingAttempt:
         secret = device.random_bytes(LINK_SECRET_BYTES)
         link = PairingLink(device.device_id, secret, tuple(device.links)[:MAX_LINK_REALMS])
         self._secrets = {Way.LINK: secret, Way.COMPARE: b""}
-        code = None
+        number = None
         await self._link_up()
         for realm in device.links_up()[:1]:
-            opened = await realm.open_window()
+            number = (await realm.open_window()).number
             self._windows.append(realm)
-            code = PairingCode.from_random(opened.number, device.random_bytes(2))
+        if self._is_over:
+            return
+        code = None
+        if number is None and device.lan is not None:
+            number = LAN_NUMBERS[int.from_bytes(device.random_bytes(4), "big") % len(LAN_NUMBERS)]
+        if number is not None:
+            code = PairingCode.from_random(number, device.random_bytes(2))
             self._secrets[Way.CODE] = code.secret
-        if not self._is_over:
-            text = None if code is None else str(code)
-            self._observer.offer_ready(text, str(link), PAIRING_SECONDS)
+        if device.lan is not None:
+            device.lan.announce_pairing(device.device_name, number)
+        text = None if code is None else str(code)
+        self._observer.offer_ready(text, str(link), PAIRING_SECONDS)
+        self.announcement_seen()
 
     async def _dial(self, target: PairingTarget) -> None:
         match target:
@@ -258,8 +287,45 @@ class PairingAttempt:
         self.paired(protocol.peer)
 
     async def _find(self, number: int) -> DeviceID:
-        """Return the device that waits under a number, at the first realm that knows it."""
+        """Return the device that waits under a number, on this network or at a realm."""
         await self._link_up()
+        found = self._find_nearby(number)
+        if found is not None:
+            return found
+        try:
+            return await self._find_at_realm(number)
+        except AbstError as problem:
+            # It may have begun to wait just now, or this device may have just been started.
+            for _ in range(LAN_TRIES if self._device.lan is not None else 0):
+                await deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
+                found = self._find_nearby(number)
+                if found is not None or self._is_over:
+                    break
+            if found is None:
+                raise problem
+            return found
+
+    def _find_nearby(self, number: int) -> DeviceID | None:
+        """Return the device on this network that waits under a number, or None.
+
+        Raises:
+            PairingError: there are several; to guess would give each of them a try.
+        """
+        if self._device.lan is None:
+            return None
+        found = {
+            announcement.device_id
+            for announcement in self._device.lan.open_announcements()
+            if announcement.number == number
+        }
+        if len(found) > 1:
+            raise AbstError(
+                f"several devices on this network show the number {number}: let the other device "
+                "make a new code, or pair by its ID or its link"
+            )
+        return found.pop() if found else None
+
+    async def _find_at_realm(self, number: int) -> DeviceID:
         problem: AbstError = PeerUnreachableError(self._device.why_unreachable())
         for realm in self._device.links_up():
             try:
@@ -272,7 +338,8 @@ class PairingAttempt:
 
     async def _link_up(self) -> None:
         """Wait a little for a realm: the agent may just have been started."""
-        for _ in range(LINK_TRIES):
+        tries = LINK_TRIES if self._device.lan is None else LINK_TRIES_BESIDE_LAN
+        for _ in range(tries):
             if self._is_over or not self._device.links or self._device.links_up():
                 return
             await deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
@@ -315,7 +382,22 @@ class PairingAttempt:
         if running is not None:
             running.cancel_pairing()
 
+    def announcement_seen(self) -> None:
+        """See who else waits to be paired on the local network."""
+        lan = self._device.lan
+        if lan is None or self._target is not None or self._is_over:
+            return
+        found = [
+            NearbyDevice(announcement.device_id, announcement.name)
+            for announcement in lan.open_announcements()
+        ]
+        if found != self._nearby:
+            self._nearby = found
+            self._observer.nearby(found)
+
     def _close_windows(self) -> None:
+        if self._target is None and self._device.lan is not None:
+            self._device.lan.stop_pairing()
         windows, self._windows = self._windows, []
         for realm in windows:
             realm.close_window()

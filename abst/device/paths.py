@@ -1,8 +1,8 @@
 """Paths: what carries a session, how well each does, and which one is used. Pure.
 
 Spec: channel.md, "Paths". ``Health`` measures one channel; ``choose`` decides between several.
-Whose word counts when two devices see things differently is part of the rule, so that they never chase
-each other from path to path.
+Whose word counts when two devices see things differently is part of the rule, so that they never
+chase each other from path to path.
 """
 
 from __future__ import annotations

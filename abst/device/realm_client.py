@@ -28,6 +28,9 @@ from abst.packets import (
 ANSWER_SECONDS: Final = 10.0
 """How long the realm has to answer the first Hello."""
 
+PROBE_SECONDS: Final = 1.0
+"""How long it has when this device's network has changed."""
+
 MISSED_HEARTBEATS: Final = 2
 
 
@@ -84,6 +87,7 @@ class RealmClient:
         self._max_packet_bytes = packets.MAX_PACKET_BYTES
         self._heard_at = now
         self._heartbeat_at = now
+        self._probed_at: float | None = None
         self._requests = 0
         self._asked: set[int] = set()
         self._say_hello(now)
@@ -95,6 +99,7 @@ class RealmClient:
             RemoteProtocolError: the realm breaks the protocol; the connection is of no use.
         """
         self._heard_at = now
+        self._probed_at = None
         self._decoder.receive_data(data)
         while (found := self._decoder.next_map()) is not None:
             try:
@@ -133,6 +138,13 @@ class RealmClient:
         self._out.clear()
         return data
 
+    def probe(self, now: float) -> None:
+        """Ask for an answer now: the network has changed, and the connection may be dead."""
+        if self._welcomed:
+            self._say_hello(now)
+            if self._probed_at is None:
+                self._probed_at = now
+
     def next_deadline(self) -> float:
         """Return when ``handle_deadline`` wants to be called."""
         return min(self._heartbeat_at, self._dead_at())
@@ -151,6 +163,8 @@ class RealmClient:
     def _dead_at(self) -> float:
         if not self._welcomed:
             return self._heard_at + ANSWER_SECONDS
+        if self._probed_at is not None:
+            return self._probed_at + PROBE_SECONDS
         # A heartbeat is answered, so this much silence means two lost and some travel time.
         return self._heard_at + (MISSED_HEARTBEATS + 0.25) * self._heartbeat_seconds
 

@@ -238,6 +238,9 @@ class Ways:
         problem = failure.value
         if not isinstance(problem, AbstError):
             problem = PeerUnreachableError(f"{address}: {failure.getErrorMessage()}")
+        if self.active is None or not self.active.is_direct:
+            # There may be more addresses than are dialled at once.
+            self._dial_direct()
         self._way_failed(None, problem)
         self._host.changed()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from abst.device import Device, PeerBook
 from abst.errors import (
     Code,
     LocalProtocolError,
@@ -52,10 +53,7 @@ class Schedule:
         self.says_so = True
         for realm in self.realms:
             self.intercept(realm)
-        self.devices = [
-            self.network.device(str(side), NotesFactory(), identity=self.identities[side])
-            for side in (0, 1)
-        ]
+        self.devices = [self.make_device(side, None) for side in (0, 1)]
         self.network.introduce(*self.devices)
         self.books = [device.peers for device in self.devices]
         # What each session's protocol has sent, and what was acknowledged.
@@ -67,13 +65,16 @@ class Schedule:
         self.number = 0
         self.network.settle()
 
+    def make_device(self, side: int, peers: PeerBook | None) -> Device:
+        return self.network.device(
+            str(side), NotesFactory(), identity=self.identities[side], peers=peers
+        )
+
     def run(self, steps: list[tuple[Any, ...]]) -> None:
         self.connect(0)
         for kind, *arguments in steps:
             getattr(self, kind)(*arguments)
-        for number in (0, 1):
-            self.realm(number, True)
-        self.to_drop.clear()
+        self.heal()
         self.network.advance(200, 1.0)
         for waiting in self.waiting:
             assert waiting.called
@@ -83,6 +84,12 @@ class Schedule:
             device.stopService()
         self.network.settle()
         assert not self.network.clock.getDelayedCalls()
+
+    def heal(self) -> None:
+        """Let everything work from now on."""
+        for number in (0, 1):
+            self.realm(number, True)
+        self.to_drop.clear()
 
     def session(self, side: int) -> Notes | None:
         protocol = self.devices[side].session_with(self.identities[1 - side].device_id)
@@ -149,9 +156,7 @@ class Schedule:
 
     def restart(self, side: int) -> None:
         self.network.kill(self.devices[side])
-        self.devices[side] = self.network.device(
-            str(side), NotesFactory(), identity=self.identities[side], peers=self.books[side]
-        )
+        self.devices[side] = self.make_device(side, self.books[side])
         self.lives.append(self.factory(side))
 
     def factory(self, side: int) -> NotesFactory:
