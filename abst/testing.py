@@ -413,6 +413,7 @@ class MemoryLanPort:
     """
 
     port = 4000
+    problem: str | None = None
 
     def __init__(self, lan: MemoryLan, address: str) -> None:
         self.address = address

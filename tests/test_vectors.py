@@ -407,9 +407,13 @@ class RecordingLink:
     is_up = True
     max_content_bytes = MAX_PACKET_BYTES - packets.HEADROOM_BYTES
     problem: str | None = None
+    observed_address: tuple[str, int] | None = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+
+    def network_changed(self) -> None:
+        """Do nothing: it is up."""
 
     def start(self) -> None:
         """Do nothing: it is up."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -18,16 +18,26 @@ from abst.address import RealmAddress
 from abst.agent.control import Command, Emit
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
+from abst.agent.lan_setting import LanSetting
 from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
 from abst.agent.sending import SendCommand
 from abst.agent.sessions import AgentProtocol
-from abst.device import Device, PairingObserver, Path, Peer, parse_target
+from abst.device import Device, NearbyDevice, PairingObserver, Path, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.packets import MAX_NAME_CHARACTERS
 
 MAX_PINGS: Final = 1_000_000
+
+
+class NetworkOwner(Protocol):
+    """Whoever decides how the device uses the local network."""
+
+    lan: LanSetting
+
+    async def set_lan(self, setting: LanSetting) -> None:
+        """Use it in another way, from now on and after restarts."""
 
 
 class Commands:
@@ -40,6 +50,7 @@ class Commands:
         listeners: who hears of what arrives.
         save: writes the settings to disk.
         stop: ends the agent.
+        network: how the device uses the local network.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Commands:
         listeners: set[Emit],
         save: Callable[[], None],
         stop: Callable[[], None],
+        network: NetworkOwner,
     ) -> None:
         self._device = device
         self._home = home
@@ -57,6 +69,7 @@ class Commands:
         self._listeners = listeners
         self._save = save
         self._stop = stop
+        self._network = network
         self._reach = Reachability(device)
         self._stopping = False
         self._started = device.reactor.seconds()
@@ -70,6 +83,7 @@ class Commands:
             "forget": self.forget,
             "add_address": self.add_address,
             "remove_address": self.remove_address,
+            "lan": self.lan,
             "realm_add": self.realm_add,
             "realm_list": self.realm_list,
             "realm_remove": self.realm_remove,
@@ -93,6 +107,7 @@ class Commands:
             "home": str(self._home),
             "version": __version__,
             "uptime_seconds": round(device.reactor.seconds() - self._started, 1),
+            "lan": self._lan(),
             "realms": self._realms(),
             "peers": len(device.peers),
             "sessions": [
@@ -160,6 +175,22 @@ class Commands:
         await self._device.removeRealm(found[0])
         self._save()
         return {"realm": str(found[0])}
+
+    async def lan(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Tell how the local network is used; ``setting`` changes it."""
+        text = arguments.get("setting")
+        if text is not None:
+            await self._network.set_lan(LanSetting.parse(str(text)))
+        return self._lan()
+
+    def _lan(self) -> dict[str, Any]:
+        lan = self._device.lan
+        return {
+            "setting": str(self._network.lan),
+            "on": lan is not None,
+            "addresses": [] if lan is None else lan.addresses(),
+            "problem": None if lan is None else lan.problem,
+        }
 
     async def pair(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Pair with another device; ``target`` is a code, a link or an ID, or missing to wait."""
@@ -342,6 +373,11 @@ class _PairingTold(PairingObserver):
         """Ask the person."""
         self._emit({"kind": "compare", "words": words})
 
+    def nearby(self, devices: list[NearbyDevice]) -> None:
+        """Show who else waits to be paired."""
+        found = [{"device_id": str(one.device_id), "name": one.name} for one in devices]
+        self._emit({"kind": "nearby", "devices": found})
+
     def paired(self, peer: Peer) -> None:
         """Be done."""
         if not self.done.called:
@@ -362,9 +398,9 @@ def _way(path: Path | None) -> dict[str, Any]:
     return {
         "path": None if path is None else str(path),
         "path_kind": "none" if path is None else path.kind,
-        "path_address": getattr(path, "address", None),
-        "path_rtt_seconds": getattr(path, "rtt_seconds", None),
-        "path_reason": getattr(path, "reason", None) or None,
+        "path_address": None if path is None else path.address,
+        "path_rtt_seconds": None if path is None else path.rtt_seconds,
+        "path_reason": None if path is None else path.reason,
     }
 
 

@@ -12,11 +12,12 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from abst.address import RealmAddress, format_host_port, parse_host_port
+from abst.agent.lan_setting import LanSetting
 from abst.device.peers import Peer
 from abst.device_id import DeviceID
 from abst.errors import AbstError, ConfigurationError
@@ -33,11 +34,15 @@ class Settings:
         name: what the device calls itself.
         realms: where it can be found, in the order of use.
         peers: whom it trusts.
+        lan: how it uses the local network.
+        tells_observed_address: whether its peers are told at which address realms see it.
     """
 
     name: str = ""
     realms: tuple[RealmAddress, ...] = ()
     peers: tuple[Peer, ...] = ()
+    lan: LanSetting = field(default_factory=LanSetting)
+    tells_observed_address: bool = True
 
 
 class Home:
@@ -121,6 +126,8 @@ class Home:
         document = {
             "name": settings.name,
             "realms": [str(address) for address in settings.realms],
+            "lan": str(settings.lan),
+            "tells_observed_address": settings.tells_observed_address,
             "peers": [
                 {
                     "device_id": str(peer.device_id),
@@ -199,6 +206,8 @@ class Home:
                 name=str(document["name"]),
                 realms=tuple(RealmAddress.parse(str(text)) for text in document["realms"]),
                 peers=tuple(_peer(entry) for entry in document["peers"]),
+                lan=LanSetting.parse(str(document.get("lan", "on"))),
+                tells_observed_address=bool(document.get("tells_observed_address", True)),
             )
         except (KeyError, TypeError, ValueError, AbstError) as error:
             raise ConfigurationError(str(path), None, f"not a device's settings: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.application.service import MultiService
@@ -15,11 +16,13 @@ from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
+from abst.agent.lan_setting import ENVIRONMENT, LanSetting
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
 from abst.agent.threads import Threads
 from abst.database import Database
 from abst.device import Device, PeerBook
+from abst.device.lan import Lan, LocalNetwork
 from abst.device.session_store import SqliteSessionStore
 from abst.errors import AbstError
 
@@ -33,6 +36,7 @@ class AgentService(MultiService):
 
     Attributes:
         device: the device; None before the service is started.
+        lan: how it uses the local network.
     """
 
     name = "abst-device"
@@ -46,6 +50,8 @@ class AgentService(MultiService):
         self._database: Database | None = None
         self._port: IListeningPort | None = None
         self._listeners: set[Emit] = set()
+        self._settings = Settings()
+        self.lan = LanSetting()
         self._threads = Threads()
         self.device: Device | None = None
 
@@ -81,6 +87,8 @@ class AgentService(MultiService):
         inbox = Inbox(self._home, Records(self._database))
         inbox.clean({bytes(peer.device_id) for peer in settings.peers})
         peers = PeerBook(settings.peers, self._save)
+        self._settings = settings
+        self.lan = LanSetting.parse(os.environ.get(ENVIRONMENT) or str(settings.lan))
         self.device = Device(
             self._reactor,
             identity,
@@ -90,10 +98,18 @@ class AgentService(MultiService):
             name=settings.name,
             session_seconds=OUTBOX_SECONDS,
             store=SqliteSessionStore(self._database),
+            lan=self._make_lan(self.lan),
+            tells_observed_address=settings.tells_observed_address,
         )
         self.device.setServiceParent(self)
         commands = Commands(
-            self.device, self._home, inbox, self._listeners, self._save, self._reactor.stop
+            self.device,
+            self._home,
+            inbox,
+            self._listeners,
+            self._save,
+            self._reactor.stop,
+            self,
         )
         try:
             self._port = self._reactor.listenUNIX(
@@ -119,11 +135,29 @@ class AgentService(MultiService):
             os.close(self._lock)
             self._lock = None
 
+    async def set_lan(self, setting: LanSetting) -> None:
+        """Use the local network in another way, from now on and after restarts."""
+        assert self.device is not None
+        self.lan = setting
+        self._settings = replace(self._settings, lan=setting)
+        self._save()
+        await self.device.use_lan(self._make_lan(setting))
+
+    def _make_lan(self, setting: LanSetting) -> Lan | None:
+        if not setting.is_on:
+            return None
+        return LocalNetwork(self._reactor, port=setting.port, interface=setting.interface)
+
     def _save(self) -> None:
         device = self.device
         if device is None:
             return
-        settings = Settings(device.device_name, tuple(device.links), device.peers.all())
+        settings = replace(
+            self._settings,
+            name=device.device_name,
+            realms=tuple(device.links),
+            peers=device.peers.all(),
+        )
         try:
             self._home.save_settings(settings)
         except AbstError as error:

@@ -90,7 +90,7 @@ class Stage:
         with self._log(name).open("wb") as log, self._interruptions.held():
             self._processes[name] = subprocess.Popen(
                 command,
-                env=python_environment(),
+                env=_environment(),
                 stdin=subprocess.PIPE if is_child else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if is_child else log,
                 stderr=log,
@@ -114,7 +114,7 @@ class Stage:
             with self._interruptions.held():
                 process = subprocess.Popen(
                     command,
-                    env=python_environment(),
+                    env=_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
@@ -227,3 +227,8 @@ def _make_folder() -> Path:
         return folder
     folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="abst-demo-", dir="/tmp"))
+
+
+def _environment() -> dict[str, str]:
+    # What is shown is the way through a realm; and nothing is announced to the network here.
+    return {**python_environment(), "ABST_LAN": "off"}

@@ -58,6 +58,8 @@ def _take(call: AgentCall, event: dict[str, Any], *, link: bool, quiet: bool) ->
     match event["kind"]:
         case "offer" if not quiet:
             _show_offer(event, link=link)
+        case "nearby" if not quiet:
+            _show_nearby(event["devices"])
         case "compare":
             call.answer(_same(str(event["words"]), quiet=quiet))
 
@@ -66,7 +68,7 @@ def _show_offer(event: dict[str, Any], *, link: bool) -> None:
     seconds = round(event["seconds"])
     if link or event["code"] is None:
         if not link:
-            note("no realm gives out codes just now, so here is a link instead:")
+            note("no realm and no network give out codes just now, so here is a link instead:")
         import segno
 
         segno.make(event["link"]).terminal(out=sys.stdout, compact=True)
@@ -74,6 +76,12 @@ def _show_offer(event: dict[str, Any], *, link: bool) -> None:
     else:
         show(event["code"])
         note(f"on the other device, within {seconds} seconds: abst pair {event['code']}")
+
+
+def _show_nearby(devices: list[dict[str, Any]]) -> None:
+    for device in devices:
+        name = printable(device["name"]) or "a device without a name"
+        note(f"nearby, waiting to be paired too: {name}, 'abst pair {device['device_id']}'")
 
 
 def _same(words: str, *, quiet: bool) -> bool:

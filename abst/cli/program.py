@@ -30,7 +30,7 @@ USAGE_STATUS: Final = 2
 # Each name is a module of this package, which has the command under the name ``command``.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "This device": ("init", "id", "up", "down", "status"),
-    "Realms and peers": ("realm", "pair", "trust", "peers", "forget"),
+    "Realms and peers": ("realm", "lan", "pair", "trust", "peers", "forget"),
     "Talking": ("ping", "message", "outbox", "listen", "send", "inbox"),
     "To see it work": ("demo",),
 }

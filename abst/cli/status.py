@@ -9,6 +9,7 @@ import click
 from abst.cli.agent_process import running_status
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
+from abst.cli.lan import lan_line
 from abst.cli.output import (
     human_time,
     json_option,
@@ -52,12 +53,13 @@ def describe(status: dict[str, Any]) -> str:
         ("device", f"{printable(status['name'])} {status['device_id']}".strip()),
         ("home", printable(status["home"])),
         ("agent", f"version {printable(status['version'])}, up for {uptime}"),
+        ("lan", lan_line(status["lan"])),
         *(("realm", realm_line(realm)) for realm in status["realms"]),
         ("peers", str(status["peers"])),
         *(("session", _session_line(session)) for session in status["sessions"]),
     ]
     if not status["realms"]:
-        rows.insert(3, ("realms", "none: 'abst realm add ADDRESS' adds one"))
+        rows.insert(4, ("realms", "none: 'abst realm add ADDRESS' adds one"))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from abst.device.device import Device
-    from abst.device.pairing_attempt import PairingAttempt, PairingObserver, parse_target
+    from abst.device.lan import LocalNetwork
+    from abst.device.pairing_attempt import (
+        NearbyDevice,
+        PairingAttempt,
+        PairingObserver,
+        parse_target,
+    )
     from abst.device.paths import Path
     from abst.device.peers import Peer, PeerBook
     from abst.device.protocol import DeviceFactory, DeviceProtocol
@@ -20,6 +26,8 @@ __all__ = [
     "Device",
     "DeviceFactory",
     "DeviceProtocol",
+    "LocalNetwork",
+    "NearbyDevice",
     "PairingAttempt",
     "PairingObserver",
     "Path",
@@ -32,6 +40,8 @@ _MODULES: Final = {
     "Device": "device",
     "DeviceFactory": "protocol",
     "DeviceProtocol": "protocol",
+    "LocalNetwork": "lan",
+    "NearbyDevice": "pairing_attempt",
     "PairingAttempt": "pairing_attempt",
     "PairingObserver": "pairing_attempt",
     "Path": "paths",

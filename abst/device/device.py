@@ -154,6 +154,14 @@ class Device(Service):
         link.is_up = False
         return link.stop()
 
+    def use_lan(self, lan: Lan | None) -> Deferred[Any]:
+        """Use another local network from now on, or none."""
+        older, self.lan = self.lan, lan
+        if self.running and lan is not None:
+            lan.start(self)
+        self.network_changed()
+        return succeed(None) if older is None else older.stop()
+
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:
         """Trust another device from now on.
 

@@ -34,6 +34,9 @@ class DirectPort:
         port: the TCP port; 0 for any that is free.
         interface: the address to listen on; "" for all, IPv6 and IPv4.
         addresses: returns the machine's own addresses.
+
+    Attributes:
+        problem: one line on why nobody can connect, or None.
     """
 
     log = Logger(namespace="abst.device")
@@ -50,6 +53,7 @@ class DirectPort:
         self._interface = interface
         self._own_addresses = addresses
         self._port: Any = None
+        self.problem: str | None = "it does not listen"
 
     @property
     def port(self) -> int | None:
@@ -65,17 +69,17 @@ class DirectPort:
         factory = _PipeFactory(accepted)
         # Listening on :: takes IPv4 too, unless the machine has no IPv6 at all.
         interfaces = [self._interface] if self._interface else ["::", "0.0.0.0"]
-        problem = ""
         for interface in interfaces:
             try:
                 self._port = self._reactor.listenTCP(
                     self._wanted_port, factory, interface=interface
                 )
             except CannotListenError as error:
-                problem = str(error)
+                self.problem = str(error)
             else:
+                self.problem = None
                 return
-        self.log.warn("peers cannot connect directly: {problem}", problem=problem)
+        self.log.warn("peers cannot connect directly: {problem}", problem=self.problem)
 
     def stop(self) -> Deferred[Any]:
         """Listen no more."""

@@ -56,6 +56,10 @@ class Lan(Protocol):
     def port(self) -> int | None:
         """The port on which this device listens, or None."""
 
+    @property
+    def problem(self) -> str | None:
+        """One line on what does not work just now, or None."""
+
     def dial(self, address: str) -> Deferred[Pipe]:
         """Connect; fails with an ``AbstError``, and can be cancelled."""
 
@@ -133,6 +137,13 @@ class LocalNetwork:
     def port(self) -> int | None:
         """The port on which this device listens, or None."""
         return self._direct.port
+
+    @property
+    def problem(self) -> str | None:
+        """One line on what does not work just now, or None."""
+        if self._direct.port is None:
+            return self._direct.problem
+        return None if self._discovery is None else self._discovery.problem
 
     def addresses(self) -> list[str]:
         """Return where this device can be dialled, as ``HOST:PORT``."""

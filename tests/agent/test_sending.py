@@ -11,6 +11,7 @@ from abst.agent.commands import Commands
 from abst.agent.home import Home
 from abst.agent.packets import MAX_PIECE_BYTES
 from abst.agent.patience import PATHLESS_SECONDS, QUIET_SECONDS
+from abst.agent.service import AgentService
 from abst.testing import MemoryLink
 from tests.agent.test_files import FilesTestCase, turn
 
@@ -26,7 +27,9 @@ class SendCommandTests(FilesTestCase):
         self.ours, self.theirs = self.protocols(self.alice)
         inbox = self.ours.factory.inbox
         nothing = lambda: None  # noqa: E731
-        self.commands = Commands(self.alice, home, inbox, set(), nothing, nothing)
+        self.commands = Commands(
+            self.alice, home, inbox, set(), nothing, nothing, AgentService(None, home)
+        )
         self.events: list[dict[str, Any]] = []
 
     def send(self) -> Deferred[dict[str, Any]]:
@@ -85,7 +88,8 @@ class SendCommandTests(FilesTestCase):
         sent = self.send()
         identity, peers = self.bob.identity, self.bob.peers
         self.network.kill(self.bob)
-        self.pass_time(PATHLESS_SECONDS + 1)
+        # A second goes by until the sender asks what has become of the last packets.
+        self.pass_time(PATHLESS_SECONDS + 3)
         self.assertEqual([(True, "bob is away")], self.told())
         self.bob = self.device("bob", self.home, identity=identity, peers=peers)
         self.pass_time(60)

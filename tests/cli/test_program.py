@@ -49,7 +49,7 @@ class ProgramTests(TestCase):
         return found
 
     def test_every_command_that_the_design_names_is_there(self) -> None:
-        names = "init id up down status realm pair trust peers forget ping message outbox"
+        names = "init id up down status realm lan pair trust peers forget ping message outbox"
         self.assertEqual({*names.split(), "listen", "send", "inbox", "demo"}, set(COMMANDS))
 
     def test_every_command_has_one_sentence_and_an_example(self) -> None:
@@ -211,6 +211,7 @@ class CommandTests(TestCase):
                     "uptime_seconds": 1.5,
                     "peers": 1,
                     "sessions": [{"peer": bad, "path": bad}],
+                    "lan": {"on": True, "addresses": [bad], "problem": bad},
                     "realms": [{"realm": "x", "up": True, "problem": None}],
                 },
                 ("status",),
@@ -262,6 +263,7 @@ class CommandTests(TestCase):
         status = {"name": "a", "device_id": "6fa1", "home": "/h", "version": "1", "peers": 2}
         status |= {
             "uptime_seconds": 1.5,
+            "lan": {"setting": "on", "on": True, "addresses": ["192.0.2.7:4000"], "problem": None},
             "realms": [],
             "sessions": [waiting, quick, session | relayed],
         }

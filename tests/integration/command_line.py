@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.trial.unittest import TestCase
 
@@ -28,6 +28,8 @@ SECONDS = 30.0
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith(("ABST_", "XDG_"))},
     "PYTHONPATH": str(ROOT),
+    # Tests listen on loopback, and announce nothing to the network that this machine is on.
+    "ABST_LAN": "off",
 }
 
 
@@ -121,7 +123,10 @@ class CommandLine:
 
     Attributes:
         home: the home.
+        environment: what stands in the environment of what is started.
     """
+
+    environment: ClassVar[dict[str, str]] = ENVIRONMENT
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -137,7 +142,7 @@ class CommandLine:
         """Run a command to its end; ``changes`` are environment variables."""
         return subprocess.run(
             self.command(*arguments),
-            env={**ENVIRONMENT, **changes},
+            env={**self.environment, **changes},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -161,7 +166,7 @@ class CommandLine:
         """Start a command that runs for a while."""
         return subprocess.Popen(
             self.command(*arguments),
-            env=ENVIRONMENT,
+            env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -179,7 +184,7 @@ class CommandLine:
         with log:
             self.agent = subprocess.Popen(
                 self.command("up", "--foreground"),
-                env=ENVIRONMENT,
+                env=self.environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from abst.cli.agent_client import AgentCall
 from tests.integration import realm_process
-from tests.integration.command_line import CommandLine, end, read_line
+from tests.integration.command_line import ENVIRONMENT, CommandLine, end, read_line
 from tests.lab.network import Interface, Lan, Namespace
 
 ANSWER_SECONDS = 30.0
@@ -91,6 +91,8 @@ class LabDevice(CommandLine):
         interface: its first way into a network, and mostly its only one.
         device_id: its ID.
     """
+
+    environment: ClassVar[dict[str, str]] = {**ENVIRONMENT, "ABST_LAN": "on"}
 
     def __init__(self, home: Path, host: Namespace, interfaces: list[Interface]) -> None:
         super().__init__(home)
