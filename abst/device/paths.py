@@ -197,30 +197,42 @@ def choose(
         now: the time.
     """
     usable = [leg for leg in legs if not leg.health.is_suspect]
-    if active is None:
-        if asked_for in usable and not decides:
-            return asked_for, Reason.FOLLOWED
-        found = _best(usable) or _best(legs)
-        return found, Reason.FIRST
     if not decides and asked_for is not None and asked_for in usable:
         return asked_for, Reason.FOLLOWED
-    if active not in usable:
-        return (_best(usable), Reason.SILENT) if usable else (active, Reason.ONLY)
-    if decides:
-        for leg in usable:
-            reason = _is_better(leg, active, now)
-            if reason is not None:
-                return leg, reason
-    return active, Reason.FIRST
+    if active is not None and not usable:
+        return active, Reason.ONLY
+    found, reason = active, Reason.FIRST
+    if active is None or active not in usable:
+        found = _best(usable or legs, now)
+        reason = Reason.FIRST if active is None else Reason.SILENT
+    if not decides or found is None:
+        return found, reason
+    better = _better(usable, found, now)
+    if better is None:
+        return found, reason
+    return better[0], better[1] if found is active else reason
 
 
-def _best(legs: Sequence[Leg]) -> Leg | None:
-    # The newest of those that are as good: its dialler had a reason.
-    return max(enumerate(legs), key=_rank, default=(0, None))[1]
+def _best(legs: Sequence[Leg], now: float) -> Leg | None:
+    """Return the one to begin with, before anything can be compared."""
+
+    def rank(numbered: tuple[int, Leg]) -> tuple[bool, bool, int]:
+        number, leg = numbered
+        # The newest of those that are as good: its dialler had a reason.
+        return now >= leg.health.rests_until, leg.is_direct, number
+
+    return max(enumerate(legs), key=rank, default=(0, None))[1]
 
 
-def _rank(numbered: tuple[int, Leg]) -> tuple[bool, int]:
-    return numbered[1].is_direct, numbered[0]
+def _better(legs: Sequence[Leg], active: Leg, now: float) -> tuple[Leg, Reason] | None:
+    """Return the best that is worth a move, so that one move is enough."""
+    found = [(leg, why) for leg in legs if (why := _is_better(leg, active, now)) is not None]
+    return min(found, key=_slowness, default=None)
+
+
+def _slowness(found: tuple[Candidate, Reason]) -> tuple[bool, float]:
+    leg = found[0]
+    return not leg.is_direct, leg.health.rtt_seconds or 0.0
 
 
 def _is_better(leg: Candidate, active: Candidate, now: float) -> Reason | None:
