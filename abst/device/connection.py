@@ -571,6 +571,12 @@ class PeerConnection:
             self.ways.drop(leg, problem)
         self._fail_connects(problem)
 
+    def superfluous(self, introduction: Introduction) -> None:
+        """Close a channel that is not needed, since the devices are paired on another one."""
+        leg = self.ways.leg_of(introduction)
+        if leg is not None:
+            self.ways.drop(leg, PeerUnreachableError("the devices are paired on another channel"))
+
     # The session.
 
     def _make_session(self, session_id: bytes) -> Session:

@@ -100,6 +100,9 @@ class Host(Protocol):
     def unpaired(self, introduction: Introduction, problem: AbstError) -> None:
         """Pairing has failed; the channel is of no use any more."""
 
+    def superfluous(self, introduction: Introduction) -> None:
+        """The devices are being paired on another channel; this one is not needed."""
+
 
 class Introduction:
     """One channel's introduction.
@@ -237,8 +240,12 @@ class Introduction:
         assert attempt is not None
         self.stage = Stage.PAIRING
         if self.channel.dialled:
-            self._pairing = (attempt.initiate(self._ends(), now), attempt)
-            self._pairing[0].start()
+            pairing = attempt.initiate(self._ends(), now)
+            if pairing is None:
+                self._host.superfluous(self)
+                return
+            self._pairing = (pairing, attempt)
+            pairing.start()
             self._pump()
 
     def _not_trusted(self, peer: Peer | None) -> NotTrustedError:

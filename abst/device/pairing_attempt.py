@@ -154,6 +154,7 @@ class PairingAttempt:
         self._added: list[RealmAddress] = []
         self._is_over = False
         self._nearby: list[NearbyDevice] = []
+        self._has_begun = False
         self._work: Deferred[Any] | None = None
 
     # For the application.
@@ -192,8 +193,14 @@ class PairingAttempt:
         running = self._running
         return running is not None and running.device_id == device_id
 
-    def initiate(self, ends: Ends, now: float) -> Pairing:
-        """Return the pairing for the channel that this device has dialled."""
+    def initiate(self, ends: Ends, now: float) -> Pairing | None:
+        """Return the pairing for a channel that this device has dialled; None for a further one.
+
+        A device is dialled at several addresses at once, and has one guess.
+        """
+        if self._has_begun:
+            return None
+        self._has_begun = True
         way, secret = self._way()
         return self._pairing(Role.INITIATOR, way, secret, ends, now)
 
