@@ -16,7 +16,9 @@ from abst import codec, packets
 from abst.address import RealmAddress, format_pin
 from abst.device import key_check
 from abst.device.channel import begins_channel, split_content
+from abst.device.connection import common_session
 from abst.device.device import Device
+from abst.device.knock import Door, knock
 from abst.device.pairing import Ends, Pairing, Role, Show, Store, Way
 from abst.device.pairing_attempt import PairingLink
 from abst.device.paths import Path as DevicePath
@@ -461,6 +463,22 @@ class ChannelTests(TestCase):
             answer = [] if entry["answer"] is None else [entry["answer"]]
             self.assertEqual(answer, [sent.hex() for sent in link.sent], entry["name"])
             device.stopService()
+
+    def test_knocks(self) -> None:
+        doors = [Door(identity.device_id) for identity in identities()]
+        for entry in load("channel.json")["knocks"]:
+            device_id, random = map(bytes.fromhex, (entry["device_id"], entry["random"]))
+            server_name = entry["server_name"].encode("ascii")
+            self.assertEqual(server_name, knock(device_id, random), entry["name"])
+            admitted = [door.admits(server_name) for door in doors]
+            own = [identity.device_id == device_id for identity in identities()]
+            self.assertEqual(own, admitted, entry["name"])
+
+    def test_sessions_that_are_agreed_on(self) -> None:
+        for entry in load("channel.json")["sessions"]:
+            proposed, held = map(bytes.fromhex, (entry["proposed"], entry["held"]))
+            self.assertEqual(entry["session"], common_session(proposed, held).hex(), entry["name"])
+            self.assertEqual(entry["session"], common_session(held, proposed).hex(), entry["name"])
 
 
 class ErrorTests(TestCase):
