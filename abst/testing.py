@@ -366,10 +366,12 @@ class MemoryLan:
         self._ports: dict[str, MemoryLanPort] = {}
         self._pipes: list[MemoryPipe] = []
 
-    def port(self) -> MemoryLanPort:
-        """Return a place for a device, which is there until it leaves."""
-        address = f"198.51.100.{len(self._ports) + 1}:4000"
-        found = self._ports[address] = MemoryLanPort(self, address)
+    def port(self, addresses: int = 1) -> MemoryLanPort:
+        """Return a place for a device, with so many addresses, which is there until it leaves."""
+        first = len(self._ports) + 1
+        texts = [f"198.51.100.{number}:4000" for number in range(first, first + addresses)]
+        found = MemoryLanPort(self, texts)
+        self._ports.update(dict.fromkeys(texts, found))
         return found
 
     def cut(self) -> None:
@@ -395,7 +397,8 @@ class MemoryLan:
         """Return who announces himself to a device."""
         if self.is_silent or not self.announces or not port.is_here:
             return []
-        found = [other for other in self._ports.values() if other is not port and other.is_here]
+        everybody = dict.fromkeys(self._ports.values())
+        found = [other for other in everybody if other is not port and other.is_here]
         return [other for other in found if other.owner is not None]
 
     def later(self, call: Callable[..., Any], *args: Any) -> None:
@@ -407,7 +410,7 @@ class MemoryLanPort:
     """One device's place in a ``MemoryLan``; what ``LocalNetwork`` is to a real one.
 
     Attributes:
-        address: where the device is.
+        address: where the device is, or the first of its addresses.
         is_here: whether it is in this network just now.
         owner: the device, once it has started.
     """
@@ -415,9 +418,10 @@ class MemoryLanPort:
     port = 4000
     problem: str | None = None
 
-    def __init__(self, lan: MemoryLan, address: str) -> None:
-        self.address = address
+    def __init__(self, lan: MemoryLan, addresses: list[str]) -> None:
+        self.address = addresses[0]
         self.is_here = True
+        self._addresses = addresses
         self.owner: LanOwner | None = None
         self._lan = lan
         self._announcement: Announcement | None = None
@@ -450,7 +454,7 @@ class MemoryLanPort:
 
     def addresses(self) -> list[str]:
         """Return where this device can be dialled."""
-        return [self.address] if self.is_here else []
+        return list(self._addresses) if self.is_here else []
 
     def dial(self, address: str) -> Deferred[Pipe]:
         """Connect."""
@@ -461,11 +465,11 @@ class MemoryLanPort:
 
     def addresses_of(self, device_id: DeviceID) -> list[str]:
         """Return where a device announces itself."""
-        return [
-            other.address
-            for other in self._lan.others(self)
-            if other._announcement is not None and other._announcement.matches(device_id)
-        ]
+        found = []
+        for other in self._lan.others(self):
+            if other._announcement is not None and other._announcement.matches(device_id):
+                found += other.addresses()
+        return found
 
     def open_announcements(self) -> list[OpenAnnouncement]:
         """Return who waits to be paired."""

@@ -1,0 +1,161 @@
+"""Pairing on one network, with a realm or without, and pairing again those who are paired."""
+
+from __future__ import annotations
+
+from abst.device import Device, NearbyDevice, Peer
+from abst.device.pairing import PAIRING_SECONDS
+from abst.device.words import PairingCode
+from abst.errors import AbstError
+from abst.identity import Identity
+from tests.device.doubles import OTHER, connection_of
+from tests.device.test_pairing_attempt import Base, Person
+
+
+class Neighbour(Person):
+    """A person who is also told who else is nearby."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neighbours: list[NearbyDevice] = []
+
+    def nearby(self, devices: list[NearbyDevice]) -> None:
+        self.neighbours = devices
+
+
+class NearbyTests(Base):
+    """Alice and Bob are in one local network, each at two addresses, and no realm is up."""
+
+    def setUp(self) -> None:
+        self.has_lan = False
+        super().setUp()
+        self.network.realm.stop()
+        self.network.settle()
+
+    def make(self, name: str, identity: Identity, **options: object) -> Device:
+        if not self.has_lan:
+            self.has_lan, self.lan = True, self.network.lan()
+        return super().make(name, identity, lan=self.lan.port(2), **options)
+
+    def wait_for_offer(self, device: Device | None = None, person: Person | None = None) -> None:
+        self.offer(device, person)
+        self.network.advance(3, 0.1)
+
+    def test_a_code_needs_no_realm_and_is_one_guess_at_several_addresses(self) -> None:
+        self.wait_for_offer()
+        self.take(self.person.code)
+        self.network.advance(3, 0.1)
+        self.assert_paired()
+
+    def test_a_link_and_comparing_need_no_realm(self) -> None:
+        self.wait_for_offer()
+        self.take(self.person.link)
+        self.network.advance(1, 0.1)
+        self.assert_paired()
+        carol, hers = self.make("carol", OTHER), Neighbour()
+        person = Neighbour()
+        self.wait_for_offer(person=person)
+        self.take(str(self.alice.device_id), carol, hers)
+        self.assertEqual(person.words, hers.words)
+        for device in (self.alice, carol):
+            assert device._pairing is not None
+            device._pairing.person_says(True)
+        self.network.advance(1, 0.1)
+        self.assert_paired(self.alice, carol)
+
+    def test_a_wrong_code_is_one_guess_here_too(self) -> None:
+        self.wait_for_offer()
+        self.take(self.wrong(self.person.code))
+        self.network.advance(3, 0.1)
+        self.assertIsInstance(self.other.outcome, AbstError)
+        self.assertIsInstance(self.person.outcome, AbstError)
+        self.assert_nobody_is_paired()
+
+    def test_two_devices_with_the_same_number_are_not_guessed_between(self) -> None:
+        """A neighbour who announces a number that he has seen gets no try at its words."""
+        self.wait_for_offer()
+        assert self.person.code is not None
+        number = PairingCode.parse(self.person.code).number
+        carol = self.make("carol", OTHER)
+        assert carol.lan is not None
+        carol.lan.announce_pairing("alice", number)
+        self.network.settle()
+        self.take(self.person.code)
+        self.network.advance(3, 0.1)
+        self.assertIn("several devices", str(self.other.outcome))
+        self.assertIsNone(connection_of(carol, self.bob.device_id))
+
+    def test_who_waits_is_told_who_else_does(self) -> None:
+        ours, theirs = Neighbour(), Neighbour()
+        self.wait_for_offer(self.alice, ours)
+        self.assertEqual([], ours.neighbours)
+        self.wait_for_offer(self.bob, theirs)
+        for person, device in ((ours, self.bob), (theirs, self.alice)):
+            expected = [NearbyDevice(device.device_id, device.device_name)]
+            self.assertEqual(expected, person.neighbours)
+
+    def test_a_device_is_announced_by_name_only_while_it_waits(self) -> None:
+        assert self.bob.lan is not None
+        self.wait_for_offer()
+        (announced,) = self.bob.lan.open_announcements()
+        self.assertEqual("alice", announced.name)
+        self.network.advance(PAIRING_SECONDS)
+        self.assertEqual([], self.bob.lan.open_announcements())
+
+
+class AgainTests(Base):
+    """Those who are paired already are asked to pair again."""
+
+    def keys(self) -> set[bytes | None]:
+        mine = self.alice.peers.get(self.bob.device_id)
+        theirs = self.bob.peers.get(self.alice.device_id)
+        assert mine is not None and theirs is not None
+        return {mine.pairing_key, theirs.pairing_key}
+
+    def pair_once(self) -> None:
+        self.offer()
+        self.take(self.person.code)
+        self.assert_paired()
+        self.person, self.other = Person(), Person()
+
+    def test_both_have_a_new_pairing_and_the_session_goes_on(self) -> None:
+        self.pair_once()
+        (older,) = self.keys()
+        session = self.alice.session_with(self.bob.device_id)
+        self.offer()
+        self.take(self.person.code)
+        for person in (self.person, self.other):
+            self.assertIsInstance(person.outcome, Peer)
+        self.assertEqual(1, len(self.keys()))
+        self.assertNotIn(older, self.keys())
+        self.assert_paired()
+        self.assertIs(session, self.alice.session_with(self.bob.device_id))
+
+    def test_a_wrong_code_leaves_the_pairing_as_it_was(self) -> None:
+        self.pair_once()
+        keys = self.keys()
+        self.offer()
+        self.take(self.wrong(self.person.code))
+        for person in (self.person, self.other):
+            self.assertIsInstance(person.outcome, AbstError)
+        self.assertEqual(keys, self.keys())
+        self.assert_paired()
+
+    def test_who_asks_one_that_does_not_wait_is_told_at_once_that_they_are_paired(self) -> None:
+        self.pair_once()
+        keys = self.keys()
+        self.take(str(self.alice.device_id))
+        self.assertIsInstance(self.other.outcome, Peer)
+        self.assertEqual(keys, self.keys())
+
+    def test_trust_by_id_becomes_a_pairing(self) -> None:
+        self.network.introduce(self.alice, self.bob)
+        self.offer()
+        self.take(self.person.code)
+        self.assert_paired()
+
+    def test_one_that_had_forgotten_the_other_is_paired_anew(self) -> None:
+        self.pair_once()
+        self.alice.peers.forget(self.bob.device_id)
+        self.offer()
+        self.take(self.person.code)
+        self.assert_paired()
