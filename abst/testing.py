@@ -175,6 +175,9 @@ class MemoryLink:
             self._client.send(target_device, content)
             self._later(0, self._flush)
 
+    def flush(self) -> None:
+        """Do nothing: what was queued goes on the next turn."""
+
     def open_window(self) -> Deferred[WindowOpened]:
         """Ask the realm for a number under which this device can be found for a while."""
         return self._ask(lambda client: client.open_window())
@@ -284,6 +287,7 @@ class MemoryLink:
                     self._requests.answered(event)
                 case Refused():
                     self._refused(event.error, event.closes)
+        self._owner.contents_over(self)
         self._flush()
 
     def _refused(self, error: Error, closes: bool) -> None:

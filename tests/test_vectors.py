@@ -417,6 +417,9 @@ class RecordingLink:
     def network_changed(self) -> None:
         """Do nothing: it is up."""
 
+    def flush(self) -> None:
+        """Do nothing: it is kept already."""
+
     def start(self) -> None:
         """Do nothing: it is up."""
 

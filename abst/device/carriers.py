@@ -27,8 +27,8 @@ class Carrier(Protocol):
     def slot(self) -> object:
         """What it goes over: a new channel over the same link replaces an older one."""
 
-    def send(self, content: bytes) -> None:
-        """Send a piece of the channel, as ``Channel.contents_to_send`` gives it."""
+    def send(self, contents: list[bytes]) -> None:
+        """Send pieces of the channel, as ``Channel.contents_to_send`` gives them."""
 
     def close(self) -> None:
         """Let the channel go, and have the other side know."""
@@ -52,14 +52,16 @@ class RealmCarrier:
         """The link."""
         return self.link
 
-    def send(self, content: bytes) -> None:
-        """Send a piece of the channel."""
-        self.link.send(self._device_id, content)
+    def send(self, contents: list[bytes]) -> None:
+        """Send pieces of the channel."""
+        for content in contents:
+            self.link.send(self._device_id, content)
+        self.link.flush()
 
     def close(self) -> None:
         """Send a reset."""
         if self.link.is_up:
-            self.link.send(self._device_id, self._number)
+            self.send([self._number])
 
 
 class PipeOwner(Protocol):
@@ -99,9 +101,9 @@ class DirectCarrier:
         self.pipe = pipe
         self.path = Path("direct", address=pipe.address)
 
-    def send(self, content: bytes) -> None:
-        """Send a piece of the channel."""
-        self.pipe.write(content)
+    def send(self, contents: list[bytes]) -> None:
+        """Send pieces of the channel."""
+        self.pipe.write(b"".join(contents))
 
     def close(self) -> None:
         """Close the connection."""

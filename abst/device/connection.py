@@ -207,13 +207,13 @@ class PeerConnection:
     def probe(self) -> None:
         """Dial once, to say Hello; nothing is tried again when nobody answers."""
         self.ways.seek()
-        self._settle()
+        self.settle()
 
     def person_says(self, same: bool) -> None:
         """Take the person's word on the words that were shown."""
         for leg in list(self.ways.legs.values()):
             leg.introduction.person_says(same)
-        self._settle()
+        self.settle()
 
     def cancel_pairing(self) -> None:
         """End the attempt to pair: the person has gone away."""
@@ -221,7 +221,7 @@ class PeerConnection:
         for leg in list(self.ways.legs.values()):
             leg.introduction.cancel()
         self._fail_connects(PairingError(str(Code.NOT_CONFIRMED)))
-        self._settle()
+        self.settle()
 
     def connect(self) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the session's protocol once a channel carries it."""
@@ -236,7 +236,7 @@ class PeerConnection:
             patience = PAIRING_SECONDS
         self._give_up_at = min(self._give_up_at, self._now() + patience)
         self.ways.seek()
-        self._settle()
+        self.settle()
         return waiting
 
     def send_packet(self, packet_id: int, content: Any) -> Deferred[None]:
@@ -311,7 +311,7 @@ class PeerConnection:
         return number in self.ways.legs
 
     def content_received(self, link: Link, number: bytes, records: bytes) -> None:
-        """Take TLS bytes of one of this peer's channels."""
+        """Take TLS bytes of one of this peer's channels; ``settle`` answers them."""
         leg = self.ways.legs.get(number)
         if leg is None:
             leg = self.ways.accept(link, number)
@@ -325,38 +325,36 @@ class PeerConnection:
                 self.ways.drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
                 if leg.channel.dialled and not leg.is_proved:
                     self.ways.seek_later()
-        # One acknowledgement and one write to the disk for all that comes at once.
-        self._flush_soon()
 
     def adopt(self, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]) -> None:
         """Take a direct connection on which the peer has proved its key."""
         self.ways.take(self.ways.adopt(pipe, channel), found)
-        self._settle()
+        self.settle()
 
     def link_down(self, link: Link) -> None:
         """Give up what went over a link; try another way at once."""
         self.ways.link_down(link)
-        self._settle()
+        self.settle()
 
     def link_up(self, link: Link) -> None:
         """A way has opened: dial if somebody waits for one."""
         self.ways.link_up()
-        self._settle()
+        self.settle()
 
     def refused(self, link: Link, error: Error) -> None:
         """The realm dropped something for this peer."""
         self.ways.refused(link, error)
-        self._settle()
+        self.settle()
 
     def addresses_changed(self) -> None:
         """The peer may be listening somewhere else now."""
         self.ways.addresses_changed()
-        self._settle()
+        self.settle()
 
     def network_changed(self) -> None:
         """Something has happened to this device's network."""
         self.ways.network_changed()
-        self._settle()
+        self.settle()
 
     def stop(self) -> None:
         """Close everything now; the session ends, unless it is stored and goes on later."""
@@ -374,7 +372,7 @@ class PeerConnection:
         self._say_end()
         self._end_session(SessionEndedError(why, self._unacknowledged()))
         self._close_all(NotTrustedError(why, theirs=False))
-        self._settle()
+        self.settle()
 
     def _close_all(self, problem: AbstError) -> None:
         self.ways.close_all(problem)
@@ -729,12 +727,15 @@ class PeerConnection:
 
     def _flush(self) -> None:
         self._flush_call = None
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Send what is due, see that a way is being looked for, forget what is over, re-arm."""
         if self._stopped:
             return
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
         self._commit()
         if self.ways.active is not None and self.session is not None:
             self._send_session(self.ways.active, self.session)
@@ -811,7 +812,7 @@ class PeerConnection:
             )
         if self.ways.active is not None and self.session is not None and not self.wants_path:
             self.ways.close_all(PeerUnreachableError("there is nothing to say"))
-        self._settle()
+        self.settle()
 
     def _expire(self) -> None:
         self._expires_at = math.inf

@@ -107,6 +107,7 @@ class Device(Service):
         self._make_link = make_link
         self._pairing: PairingAttempt | None = None
         self._connections: dict[bytes, PeerConnection] = {}
+        self._touched: set[PeerConnection] = set()
         for address in realms:
             self.addRealm(address)
 
@@ -292,7 +293,15 @@ class Device(Service):
                 return
             if connection is None and not self._admits(source_device):
                 return
-        self.connection(source_device).content_received(link, number, records)
+        connection = self.connection(source_device)
+        self._touched.add(connection)
+        connection.content_received(link, number, records)
+
+    def contents_over(self, link: Link) -> None:
+        """Answer what has come: one acknowledgement, and one commit, for all that came at once."""
+        touched, self._touched = self._touched, set()
+        for connection in touched:
+            connection.settle()
 
     def content_refused(self, link: Link, error: Error) -> None:
         """Tell the connection whose bytes the realm dropped."""

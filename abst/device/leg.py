@@ -53,9 +53,10 @@ class Leg:
 
     def flush(self, now: float) -> None:
         """Send what the channel has gathered."""
-        for content in self.channel.contents_to_send():
+        contents = self.channel.contents_to_send()
+        if contents:
             self.sent_at = now
-            self.carrier.send(content)
+            self.carrier.send(contents)
 
     def say(self, heartbeat: Heartbeat, now: float) -> None:
         """Queue a heartbeat."""

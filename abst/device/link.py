@@ -57,6 +57,9 @@ class LinkOwner(Protocol):
     def content_refused(self, link: Link, error: Error) -> None:
         """The realm dropped bytes that this device sent."""
 
+    def contents_over(self, link: Link) -> None:
+        """Everything that came at once has been handed out: answer it."""
+
 
 class Link(Protocol):
     """What a device needs of a connection to a realm, real or in memory.
@@ -82,7 +85,10 @@ class Link(Protocol):
         """Close, and connect no more."""
 
     def send(self, target_device: bytes, content: bytes) -> None:
-        """Send bytes to another device; what cannot be sent is lost, and the owner is told."""
+        """Queue bytes for another device; what cannot be sent is lost, and the owner is told."""
+
+    def flush(self) -> None:
+        """Write what was queued: whoever has called ``send`` calls this too."""
 
     def network_changed(self) -> None:
         """See at once whether the connection still works, or try to connect now."""
@@ -214,9 +220,14 @@ class RealmLink:
         return stopped
 
     def send(self, target_device: bytes, content: bytes) -> None:
-        """Send bytes to another device; nothing happens while the link is down."""
+        """Queue bytes for another device; nothing happens while the link is down."""
         if self._protocol is not None and self.is_up:
             self._protocol.send(target_device, content)
+
+    def flush(self) -> None:
+        """Write what was queued."""
+        if self._protocol is not None:
+            self._protocol.write()
 
     def open_window(self) -> Deferred[WindowOpened]:
         """Ask the realm for a number under which this device can be found for a while."""
@@ -369,9 +380,6 @@ class _LinkProtocol(TwistedProtocol):
         if self._client is None:
             return
         self._client.send(target_device, content)
-        if not self._flushing:
-            self._flushing = True
-            self._reactor.callLater(0, self._settle)
 
     def open_window(self) -> Deferred[Any]:
         assert self._client is not None
@@ -393,6 +401,14 @@ class _LinkProtocol(TwistedProtocol):
 
     def flush(self) -> None:
         self._settle()
+
+    def write(self) -> None:
+        """Write what is to be written, without a turn of the reactor in between."""
+        # While events are handed out, all of it is written behind the last one.
+        if self._client is not None and not self._flushing:
+            data = self._client.data_to_send()
+            if data:
+                self.transport.write(data)
 
     def probe(self) -> None:
         if self._client is not None:
@@ -426,6 +442,7 @@ class _LinkProtocol(TwistedProtocol):
                         self._last_words = explain(event.error.code, event.error.reason)
                     self._link.refused(event.error, event.closes)
         self._flushing = False
+        self._link.owner.contents_over(self._link)
         if self._client is None:
             return
         data = self._client.data_to_send()

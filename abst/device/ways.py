@@ -102,7 +102,10 @@ class WaysHost(Host, Protocol):
         """Everything was tried just now."""
 
     def changed(self) -> None:
-        """Something has happened outside of a call: send what is due and set the timer."""
+        """Something has happened outside of a call: settle soon."""
+
+    def settle(self) -> None:
+        """Send what is due, and set the timer."""
 
 
 class Ways:
@@ -613,7 +616,7 @@ class _PipeEnd:
     def pipe_received(self, pipe: Pipe, data: bytes) -> None:
         if self._leg.key in self._ways.legs:
             self._ways.receive(self._leg, data)
-            self._ways._host.changed()
+            self._ways._host.settle()
 
     def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
         if self._leg.key in self._ways.legs:

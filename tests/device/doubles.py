@@ -182,6 +182,9 @@ class RawDevice:
     def link_down(self, link: Link) -> None:
         pass
 
+    def contents_over(self, link: Link) -> None:
+        pass
+
     def content_refused(self, link: Link, error: Error) -> None:
         pass
 

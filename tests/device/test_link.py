@@ -147,6 +147,9 @@ class Watcher:
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         self.contents.append((source_device, content))
 
+    def contents_over(self, link: Link) -> None:
+        pass
+
     def content_refused(self, link: Link, error: Error) -> None:
         self.refusals.append(error)
 
