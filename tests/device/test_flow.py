@@ -18,6 +18,9 @@ from abst.errors import LocalProtocolError
 from tests.device.doubles import Base, Notes, connection_of
 
 PIECE_BYTES: Final = 16 * 1024
+TURN_PIECES: Final = 2 * MAX_IN_FLIGHT_BYTES // PIECE_BYTES
+MOST_BYTES: Final = PAUSE_BYTES + 2 * TURN_PIECES * PIECE_BYTES
+"""What may wait when a producer is paused on the turn after the one on which it was too much."""
 
 
 @implementer(IPushProducer, IPullProducer)
@@ -169,7 +172,7 @@ class FlowTests(TestCase):
 
 @implementer(IPushProducer)
 class Pump:
-    """Sends one piece on each turn of the reactor while it is not paused, as a file's reader does.
+    """Sends some on each turn of the reactor while it is not paused, as a file's reader does.
 
     Attributes:
         pauses: how often it was paused.
@@ -194,8 +197,8 @@ class Pump:
         if self._next == self._left:
             self._protocol.unregisterProducer()
             return
-        # Several on a turn: what is sent on one turn is known to be too much only on the next.
-        for _ in range(min(4, self._left - self._next)):
+        # More on each turn than can be in flight: only pausing keeps it from piling up.
+        for _ in range(min(TURN_PIECES, self._left - self._next)):
             self._protocol.sendPacket(5, [self._next, bytes(PIECE_BYTES)]).addErrback(
                 lambda _: None
             )
@@ -268,17 +271,17 @@ class SessionTests(Base):
         self.assertEqual(list(range(pieces)), self.numbers())
         self.assertEqual(0, self.waiting_bytes())
         self.assertGreater(pump.pauses, 1)
-        self.assertLess(pump.most_waiting_bytes, PAUSE_BYTES + 8 * PIECE_BYTES)
+        self.assertLess(pump.most_waiting_bytes, MOST_BYTES)
 
     def test_who_sends_while_nobody_is_there_is_paused_and_goes_on_afterwards(self) -> None:
-        pieces = 2 * PAUSE_BYTES // PIECE_BYTES
+        pieces = 4 * PAUSE_BYTES // PIECE_BYTES
         self.network.realm.stop()
         self.network.settle()
         pump = self.pump(self.ours, pieces)
         self.network.advance(5)
         self.assertTrue(pump.is_paused)
         self.assertEqual(1, pump.pauses)
-        self.assertLess(pump.most_waiting_bytes, PAUSE_BYTES + 8 * PIECE_BYTES)
+        self.assertLess(pump.most_waiting_bytes, MOST_BYTES)
         self.assertEqual([], self.numbers())
         self.network.realm.start()
         self.network.advance(120)
