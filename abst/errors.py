@@ -77,9 +77,7 @@ MEANINGS: dict[Code, Meaning] = {
         "several machines use this identity and keep replacing each other",
         "give every machine its own identity: run 'abst init' in a new home on one of them",
     ),
-    Code.RATE_LIMITED: Meaning(
-        False, "this was asked for too often", "try again after retry_after"
-    ),
+    Code.RATE_LIMITED: Meaning(False, "this was asked for too often", "try again in a while"),
     Code.NO_WINDOW: Meaning(
         False,
         "no device waits to be paired there",
@@ -142,10 +140,10 @@ MEANINGS: dict[Code, Meaning] = {
         True, "a newer connection of the same device took over", "nothing: the newer one is used"
     ),
     Code.REALM_FULL: Meaning(
-        True, "the realm has no room for another connection", "come back after retry_after"
+        True, "the realm has no room for another connection", "come back in a while"
     ),
     Code.RESTARTING: Meaning(
-        True, "the realm is stopping or starting again", "come back after retry_after"
+        True, "the realm is stopping or starting again", "come back in a while"
     ),
 }
 
@@ -283,10 +281,10 @@ class NotTrustedError(AbstError):
 
 
 def explain(code: str, reason: str = "") -> str:
-    """Return one line for people: the code, what it means, what was said, what to do."""
+    """Return one line for people: what a code means, what was said, what to do."""
     try:
         meaning = MEANINGS[Code(code)]
     except ValueError:
         return f"{code}: {reason}" if reason else code
     detail = f" ({reason})" if reason and reason != meaning.sentence else ""
-    return f"{code}: {meaning.sentence}{detail}; {meaning.remedy}"
+    return f"{meaning.sentence}{detail}; {meaning.remedy}"

@@ -333,6 +333,10 @@ class MemoryPipe:
         if self.other is not None and not self._lan.is_silent:
             self._lan.later(self.other.arrive, data)
 
+    def abort(self) -> None:
+        """Close at once."""
+        self.close()
+
     def close(self) -> None:
         """Close once what was written is out."""
         self.owner = None

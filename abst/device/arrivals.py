@@ -51,7 +51,7 @@ class Arrivals:
         host = _host_of(pipe)
         same = sum(_host_of(other.pipe) == host for other in self._arrivals)
         if len(self._arrivals) >= MAX_ARRIVALS or same >= MAX_ARRIVALS_PER_HOST:
-            pipe.close()
+            pipe.abort()
             return
         self._arrivals.add(Arrival(self._host, pipe, self._arrivals.discard))
 
@@ -98,7 +98,7 @@ class Arrival:
     def close(self) -> None:
         """Close it."""
         self._end()
-        self.pipe.close()
+        self.pipe.abort()
 
     def _end(self) -> None:
         if self._timer.active():

@@ -89,7 +89,10 @@ class Pipe(Protocol):
         """Send bytes."""
 
     def close(self) -> None:
-        """Close once what was written is out; the owner hears nothing more."""
+        """Close once what was written has come; the owner hears nothing more."""
+
+    def abort(self) -> None:
+        """Close at once; what was written may be lost, and the owner hears nothing more."""
 
 
 class DirectCarrier:

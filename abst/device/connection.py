@@ -253,6 +253,7 @@ class PeerConnection:
         self._write(lambda store: store.sent(self.device_id, number, packet))
         acknowledged: Deferred[None] = Deferred()
         self._pending.sent.append(acknowledged)
+        self._flow.added(self.session.waiting_bytes)
         self._flush_soon()
         return acknowledged
 
@@ -360,6 +361,7 @@ class PeerConnection:
         """Close everything now; the session ends, unless it is stored and goes on later."""
         if self._owner.store is not None:
             self._commit()
+            self._call(self._flow.stop)
             self.session = self.protocol = None
         self._stopped = True
         self._say_end()

@@ -358,6 +358,10 @@ class Device(Service):
         self, device_id: DeviceID, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]
     ) -> None:
         """Hand a direct connection to the connection of the device that has made it."""
+        if self.peers.get(device_id) is None and not self._admits(device_id):
+            # There was room when it showed its key, and has not been since.
+            pipe.abort()
+            return
         self.connection(device_id).adopt(pipe, channel, found)
 
     # For connections.

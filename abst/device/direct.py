@@ -23,6 +23,9 @@ from abst.device.network_changes import own_addresses
 from abst.errors import AbstError, PeerUnreachableError
 
 DIAL_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 2.0
+"""How long the other side has to take the last that was written."""
+
 V4_MAPPED: Final = "::ffff:"
 
 
@@ -126,6 +129,7 @@ class TcpPipe(TwistedProtocol):
         self.address = address
         self.owner: PipeOwner | None = None
         self._closing = False
+        self._linger: Any = None
 
     def connectionMade(self) -> None:
         """Send small packets at once."""
@@ -141,14 +145,28 @@ class TcpPipe(TwistedProtocol):
         self.transport.write(data)
 
     def close(self) -> None:
-        """Close once what was written is out."""
+        """Close once what was written has come, or after a while."""
+        if self._closing:
+            return
+        self._closing = True
+        # To close with bytes unread is a reset, which overtakes what was written: read on.
+        self.transport.loseWriteConnection()
+        self._linger = self.transport.reactor.callLater(
+            LINGER_SECONDS, self.transport.abortConnection
+        )
+
+    def abort(self) -> None:
+        """Close at once; what was written may be lost."""
         self._closing = True
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Say that it is gone, unless that was asked for."""
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
         owner, self.owner = self.owner, None
-        if owner is not None and not self._closing:
+        was_closing, self._closing = self._closing, True
+        if owner is not None and not was_closing:
             problem = PeerUnreachableError(f"{self.address}: {reason.getErrorMessage()}")
             owner.pipe_lost(self, problem)
 

@@ -47,14 +47,15 @@ class Flow:
         if producer is not None:
             producer.stopProducing()
 
+    def added(self, waiting_bytes: int) -> None:
+        """Pause a push producer at once, in the middle of what it does: so much waits now."""
+        if self._producer is not None and not self._is_paused and waiting_bytes >= PAUSE_BYTES:
+            self._is_paused = True
+            self._producer.pauseProducing()
+
     def update(self, waiting_bytes: int) -> None:
         """Pause or resume the producer: so much waits now."""
-        producer = self._producer
-        if producer is None:
-            return
-        if not self._is_paused and waiting_bytes >= PAUSE_BYTES:
-            self._is_paused = True
-            producer.pauseProducing()
-        elif self._is_paused and waiting_bytes <= RESUME_BYTES:
+        self.added(waiting_bytes)
+        if self._producer is not None and self._is_paused and waiting_bytes <= RESUME_BYTES:
             self._is_paused = not self._is_streaming
-            producer.resumeProducing()
+            self._producer.resumeProducing()

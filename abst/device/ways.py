@@ -29,7 +29,14 @@ from abst.device.link import Link, next_wait_seconds
 from abst.device.paths import FOLLOWER_SECONDS, PROOFS, Path, Reason, choose
 from abst.device.peers import Peer
 from abst.device_id import DeviceID
-from abst.errors import AbstError, Code, PeerUnreachableError, RemoteProtocolError, explain
+from abst.errors import (
+    AbstError,
+    Code,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    WrongKeyError,
+    explain,
+)
 from abst.packets import CHANNEL_NUMBER_BYTES, Error, Heartbeat, Packet
 from abst.tls import ChannelContexts
 
@@ -445,6 +452,10 @@ class Ways:
     def lose(self, leg: Leg, problem: AbstError) -> None:
         """Drop a channel that failed, and see whether there is another way."""
         was_proved = leg.is_proved
+        if leg.is_direct and not leg.channel.peer_key and not isinstance(problem, WrongKeyError):
+            # Whoever is there does not know the knock, or speaks something else.
+            where = leg.carrier.path.address
+            problem = PeerUnreachableError(f"{self._host.peer} is not the one at {where}")
         self.drop(leg, problem)
         if was_proved and isinstance(problem, RemoteProtocolError):
             self._host.broken(problem)

@@ -43,6 +43,9 @@ class MemoryPipe:
         assert not self.closed
         self.written += data
 
+    def abort(self) -> None:
+        self.close()
+
     def close(self) -> None:
         self.closed += 1
 

@@ -284,6 +284,19 @@ class PortTests(SocketTestCase):
             await self.until_lost(other)
             self.assertEqual(sent, bytes(other.heard))
 
+    async def test_closing_loses_nothing_while_the_other_side_still_talks(self) -> None:
+        """A socket closed with something unread in it would take along what was written."""
+        for at in (0, 1):
+            ends = await self.pair()
+            closing, other = ends[at], ends[1 - at]
+            sent = os.urandom(MEGABYTE)
+            other.pipe.write(bytes(8 * MEGABYTE))
+            await self.until(lambda closing=closing: closing.heard)  # type: ignore[misc]
+            closing.pipe.write(sent)
+            closing.pipe.close()
+            await self.until_lost(other)
+            self.assertEqual(sent, bytes(other.heard))
+
     async def test_who_closes_hears_nothing_more(self) -> None:
         dialled, accepted = await self.pair()
         accepted.pipe.write(b"x" * MEGABYTE)

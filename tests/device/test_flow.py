@@ -15,7 +15,8 @@ from abst.device import DeviceProtocol
 from abst.device.flow import PAUSE_BYTES, RESUME_BYTES, Flow
 from abst.device.session import MAX_IN_FLIGHT_BYTES, MAX_WAITING_BYTES
 from abst.errors import LocalProtocolError
-from tests.device.doubles import Base, Notes, connection_of
+from tests.device.doubles import OTHER, Base, Notes, connection_of
+from tests.device.test_durability import Disk, FailingStore
 
 PIECE_BYTES: Final = 16 * 1024
 TURN_PIECES: Final = 2 * MAX_IN_FLIGHT_BYTES // PIECE_BYTES
@@ -242,6 +243,25 @@ class Well:
         self.is_stopped = True
 
 
+class Loop(Calls):
+    """A push producer that sends in a loop until it is paused, as one may."""
+
+    def __init__(self, protocol: DeviceProtocol, pieces: int) -> None:
+        super().__init__()
+        self.sent = 0
+        self._protocol = protocol
+        self._pieces = pieces
+
+    def resumeProducing(self) -> None:
+        self.is_paused = False
+        while not self.is_paused and self.sent < self._pieces:
+            self._protocol.sendPacket(5, [self.sent, bytes(PIECE_BYTES)])
+            self.sent += 1
+
+    def pauseProducing(self) -> None:
+        self.is_paused = True
+
+
 class SessionTests(Base):
     """Two devices on a realm in memory."""
 
@@ -286,6 +306,25 @@ class SessionTests(Base):
         self.network.realm.start()
         self.network.advance(120)
         self.assertEqual(list(range(pieces)), self.numbers())
+
+    def test_who_sends_in_a_loop_is_paused_in_the_middle_of_it(self) -> None:
+        pieces = 20_000_000 // PIECE_BYTES
+        loop = Loop(self.ours, pieces)
+        self.ours.registerProducer(loop, True)
+        loop.resumeProducing()
+        self.assertTrue(loop.is_paused)
+        self.assertLess(self.waiting_bytes(), PAUSE_BYTES + 2 * PIECE_BYTES)
+        self.network.advance(30, 0.1)
+        self.assertEqual(list(range(pieces)), self.numbers())
+
+    def test_a_producer_is_stopped_also_when_the_session_goes_on_after_a_restart(self) -> None:
+        stored = self.make("carol", OTHER, store=FailingStore(Disk()))
+        self.network.introduce(stored, self.bob)
+        session = self.connect(stored, self.bob)
+        producer = Calls()
+        session.registerProducer(producer, True)
+        stored.stopService()
+        self.assertEqual(["stop"], producer.take())
 
     def test_a_pull_producer_is_asked_until_it_has_no_more(self) -> None:
         pieces = 3 * PAUSE_BYTES // PIECE_BYTES

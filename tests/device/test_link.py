@@ -308,7 +308,7 @@ class RealmLinkTests(RealTestCase):
         begun = self.reactor.seconds()
         self.factory.stop()
         await self.until(lambda: watcher.told == ["up", "down"])
-        self.assertIn("restarting", str(link.problem))
+        self.assertIn("stopping or starting", str(link.problem))
         await self.until(lambda: link.is_up)
         self.assertGreaterEqual(self.reactor.seconds() - begun, 0.5)
 
@@ -316,7 +316,7 @@ class RealmLinkTests(RealTestCase):
         address = await self.serve(Limits(connections=1))
         await self.linked(address)
         link, watcher = self.link(address, BOB)
-        await self.until(lambda: "realm_full" in str(link.problem))
+        await self.until(lambda: "no room" in str(link.problem))
         # The reason stands while it waits.
         await self.until(
             lambda: any(call.getTime() > self.reactor.seconds() + 25 for call in self.calls())
@@ -332,7 +332,7 @@ class RealmLinkTests(RealTestCase):
         older, watcher = await self.linked(address)
         await self.linked(address)
         await self.until(lambda: watcher.told == ["up", "down"])
-        self.assertIn("replaced", str(older.problem))
+        self.assertIn("a newer connection", str(older.problem))
 
     async def test_a_realm_that_falls_silent_is_left(self) -> None:
         limits = Limits(heartbeat_seconds=0.1, silence_seconds=5)

@@ -216,7 +216,7 @@ class RefusalTests(Base):
     def test_a_code_that_nobody_shows(self) -> None:
         self.take("7-otter-marble" if "otter" in FIRST_WORDS else self.wrong("7-x-y"))
         self.assertIsInstance(self.other.outcome, AbstError)
-        self.assertIn("no_window", str(self.other.outcome))
+        self.assertIn("no device waits", str(self.other.outcome))
         self.assert_nobody_is_paired()
 
     def test_a_wrong_link_does_not_pair(self) -> None:
@@ -312,7 +312,7 @@ class RefusalTests(Base):
             self.offer().cancel()
             self.person = Person()
         self.offer()
-        self.assertIn("rate_limited", str(self.person.outcome))
+        self.assertIn("too often", str(self.person.outcome))
 
 
 class StopTests(Base):
