@@ -1,8 +1,10 @@
 """Chat with one other device: each line that you type appears there, and the other way round.
 
-Run it without PEER_ID to learn your device's ID. Each side needs the ID of the other one.
+On one network the lines go straight, else through the realm. Run it without PEER_ID to learn your
+device's ID. Each side needs the ID of the other one.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,8 @@ async def main(reactor: Any, key_file: str, realm: str, peer: str = "") -> None:
             ChatFactory(terminal),
             realms=[RealmAddress.parse(realm)],
             name=Path(key_file).stem,
+            # The agent knows this variable too.
+            lan=None if os.environ.get("ABST_LAN") == "off" else device.LocalNetwork(reactor),
         )
         if not peer:
             return
