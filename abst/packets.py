@@ -380,6 +380,7 @@ class Heartbeat(Packet):
         end: True when the sender ends the session.
         first: the number of the application packet that the sender sends next on this channel.
         keep: with ``first``, whether the sender wants a path also while nothing is said.
+        addresses: where the sender listens now, in place of what it has said before.
     """
 
     packet_id = 0
@@ -391,6 +392,7 @@ class Heartbeat(Packet):
         _flag("end", required=False),
         _count("first", required=False),
         _flag("keep", required=False),
+        _texts("addresses", MAX_ADDRESS_CHARACTERS),
     )
 
     received: int
@@ -399,6 +401,7 @@ class Heartbeat(Packet):
     end: bool | None = None
     first: int | None = None
     keep: bool | None = None
+    addresses: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

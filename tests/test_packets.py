@@ -45,7 +45,7 @@ EXAMPLES: list[Packet] = [
     WindowOpened(7, 60.0, 7),
     FindWindow(7, request=7),
     WindowFound(7, BOB, 7),
-    Heartbeat(3, ping=4, pong=5, end=True, first=2, keep=True),
+    Heartbeat(3, ping=4, pong=5, end=True, first=2, keep=True, addresses=["a:1"]),
     DeviceHello(ALICE, "cellar", True, bytes(16), 9, 1, ["a"], ["b"], ["abst://c/"], True),
     PairProcess("begin", "code", bytes(33), bytes(32), bytes(32), bytes(32), "cellar", "late"),
     KeyCheck(bytes(32), bytes(32)),

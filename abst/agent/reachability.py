@@ -78,6 +78,8 @@ class Reachability:
 
     def why_away(self, peer: Peer) -> str:
         """Return why nothing carries the session with a peer, as the beginning of a sentence."""
+        if not self._device.links and self._device.lan is not None:
+            return f"{peer} is not on this network, and this device has no realm"
         if not self._device.links:
             return "this device has no realm ('abst realm add ADDRESS' adds one)"
         if not self._device.links_up():

@@ -86,6 +86,12 @@ class Owner(WaysOwner, Protocol):
     def links_up(self) -> list[Link]:
         """Return the links that a peer could be reached over, best first."""
 
+    def own_addresses(self) -> list[str]:
+        """Return where this device can be dialled, as ``HOST:PORT``."""
+
+    def told_addresses(self, device_id: DeviceID, addresses: list[str]) -> None:
+        """Note where a peer says that it listens."""
+
     def why_unreachable(self) -> str:
         """Return one line on why no link is up."""
 
@@ -352,9 +358,17 @@ class PeerConnection:
         self.ways.addresses_changed()
         self.settle()
 
+    def leave_lan(self) -> None:
+        """Give up what is direct: the local network is not to be used any more."""
+        self.ways.leave_lan()
+        self.settle()
+
     def network_changed(self) -> None:
         """Something has happened to this device's network."""
         self.ways.network_changed()
+        leg = self.ways.active
+        if leg is not None and self.session is not None:
+            leg.say(self.heartbeat(addresses=self._owner.own_addresses()), self._now())
         self.settle()
 
     def stop(self) -> None:
@@ -399,6 +413,7 @@ class PeerConnection:
             session.unacknowledged
             or session.owes_acknowledgement
             or self._ending
+            or self._pending.pings
             or self._kept_there
             or self._keeps()
         )
@@ -440,13 +455,19 @@ class PeerConnection:
         leg, session = self.ways.active, self.session
         if leg is None:
             self._wait_for_path()
-            pings, self._pending.pings = self._pending.pings, {}
-            for _, answered in pings.values():
-                answered.errback(PeerUnreachableError(f"{self.peer}: the path is lost"))
         else:
             self._expires_at = math.inf
-            if session is not None:
-                session.rewind()
+        pings, self._pending.pings = self._pending.pings, {}
+        if session is None:
+            for _, answered in pings.values():
+                answered.errback(PeerUnreachableError(f"{self.peer}: the session has ended"))
+        elif leg is not None:
+            session.rewind()
+            # The answer is looked for on the new path; what the move took belongs to the time.
+            for ping in pings.values():
+                self._pending.pings[self.ways.ping(leg)] = ping
+        else:
+            self._pending.pings = pings
         if self.protocol is not None:
             self._call(self.protocol.pathChanged, self.path)
         self._flush_soon()
@@ -607,6 +628,9 @@ class PeerConnection:
             deferred.callback(None)
         if self.session is not session or leg.key not in self.ways.legs:
             return
+        if heartbeat.addresses is not None:
+            self._owner.told_addresses(self.device_id, heartbeat.addresses)
+            self.ways.addresses_changed()
         if heartbeat.first is not None:
             leg.begins(heartbeat.first, session.received)
             self._kept_there = bool(heartbeat.keep)
@@ -715,7 +739,9 @@ class PeerConnection:
     def _say_first(self, leg: Leg, number: int) -> None:
         """Tell the other side which packet comes next on this channel."""
         keep = True if self._keeps() else None
-        leg.say(self.heartbeat(first=number, keep=keep), self._now())
+        # What Hello has told may be older, or was nothing, before the devices were paired.
+        addresses = self._owner.own_addresses() or None
+        leg.say(self.heartbeat(first=number, keep=keep, addresses=addresses), self._now())
         leg.next_out = number
 
     def _say_end(self) -> None:

@@ -158,6 +158,8 @@ class Device(Service):
     def use_lan(self, lan: Lan | None) -> Deferred[Any]:
         """Use another local network from now on, or none."""
         older, self.lan = self.lan, lan
+        for connection in list(self._connections.values()):
+            connection.leave_lan()
         if self.running and lan is not None:
             lan.start(self)
         self.network_changed()
@@ -394,7 +396,14 @@ class Device(Service):
         if self._tells_observed_address:
             observed = [link.observed_address for link in self.links_up()]
             found += [format_host_port(at[0], port) for at in observed if at is not None]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found))[:MAX_ADDRESSES]
+
+    def told_addresses(self, device_id: DeviceID, addresses: list[str]) -> None:
+        """Note where a peer says that it listens."""
+        try:
+            self.peers.told_addresses(device_id, addresses)
+        except AbstError as error:
+            self.log.error("a peer's addresses are not saved: {error}", error=str(error))
 
     def why_unreachable(self) -> str:
         """Return one line on why no realm is connected."""
@@ -416,7 +425,7 @@ class Device(Service):
             paired=paired,
             session=session,
             received=received,
-            addresses=addresses[:MAX_ADDRESSES] if paired else [],
+            addresses=addresses if paired else [],
             realms=[str(address) for address in self.links][:16] if paired else [],
             pairing=True if pairing else None,
         )
@@ -445,7 +454,8 @@ class Device(Service):
         try:
             self.peers.settle(device_id, pairing_key)
             self.peers.met(device_id, key, name)
-            self.peers.told_addresses(device_id, addresses)
+            if addresses:
+                self.peers.told_addresses(device_id, addresses)
         except AbstError as error:
             # A full disk is no reason to lose a session; the key is pinned in memory already.
             self.log.error("a peer's key is not saved: {error}", error=str(error))

@@ -424,6 +424,9 @@ class _LinkProtocol(TwistedProtocol):
 
     def _settle(self) -> None:
         """Dispatch what happened, write what is to be written, and re-arm the timer."""
+        if self._flushing:
+            # Called by what an event has led to: the call that handed it out goes on to the end.
+            return
         self._flushing = True
         while self._client is not None and (event := self._client.next_event()) is not None:
             match event:

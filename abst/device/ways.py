@@ -499,6 +499,14 @@ class Ways:
 
     # What the device hears of.
 
+    def leave_lan(self) -> None:
+        """Give up what goes over the local network, or is being dialled there."""
+        dials, self._dials = self._dials, {}
+        for waiting in dials.values():
+            waiting.cancel()
+        for leg in [leg for leg in self.legs.values() if leg.is_direct]:
+            self.drop(leg, PeerUnreachableError("the local network is not used any more"))
+
     def link_down(self, link: Link) -> None:
         """Give up what went over a link."""
         for leg in [leg for leg in self.legs.values() if leg.carrier.slot is link]:

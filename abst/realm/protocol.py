@@ -58,7 +58,10 @@ class RealmProtocol(Protocol):
     def connectionMade(self) -> None:
         """Open the conversation; the time to say Hello begins."""
         peer = self.transport.getPeer()
-        observed = (str(peer.host), int(peer.port)) if hasattr(peer, "host") else None
+        observed = None
+        if hasattr(peer, "host"):
+            # A port that takes IPv6 and IPv4 sees IPv4 addresses in IPv6's clothes.
+            observed = (str(peer.host).removeprefix("::ffff:"), int(peer.port))
         self.conversation = self.factory.realm.open(observed, self.factory.now())
         self.conversation.carrier = self
         self._number = next(self.factory.numbers)

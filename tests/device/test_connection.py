@@ -818,11 +818,19 @@ class TimeTests(Base):
 
     def test_a_ping_without_a_path_fails(self) -> None:
         ours, _ = self.pair()
-        waiting = ours.ping()
         self.network.realm.stop()
         self.network.settle()
-        self.failureResultOf(waiting, PeerUnreachableError)
         self.failureResultOf(ours.ping(), PeerUnreachableError)
+
+    def test_a_ping_that_loses_its_path_is_answered_on_the_next_one(self) -> None:
+        ours, _ = self.pair()
+        waiting = ours.ping()
+        self.network.realm.stop()
+        self.network.advance(1)
+        self.assertNoResult(waiting)
+        self.network.realm.start()
+        self.network.advance(20)
+        self.assertGreater(self.network.result(waiting), 1)
 
     def test_a_ping_ends_with_the_session(self) -> None:
         ours, _ = self.pair()

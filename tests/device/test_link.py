@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from abst.address import RealmAddress, pin_of_key
-from abst.device import Device
+from abst.device import Device, Peer, parse_target
 from abst.device.link import (
     FIRST_WAIT_SECONDS,
     MAX_ASKED_WAIT_SECONDS,
@@ -46,6 +46,7 @@ from abst.realm.conversation import Conversation
 from abst.realm.limits import Limits
 from abst.tls import key_of
 from tests.device.doubles import Notes, NotesFactory
+from tests.device.test_pairing_attempt import Person
 
 HERE: Final = "127.0.0.1"
 ALICE: Final = Identity.generate()
@@ -496,3 +497,28 @@ class TwoDevicesTests(RealTestCase):
             for device in devices:
                 await device.stopService()
         self.assertTrue(ours.ended is not None and theirs.ended is not None)
+
+    async def test_pairing_is_answered_at_once(self) -> None:
+        """What an event leads to may ask the realm for something, in the middle of the others."""
+        address = await self.serve()
+        alice, bob = (
+            Device(self.reactor, identity, NotesFactory(), realms=[address], name=name)
+            for identity, name in ((ALICE, "alice"), (BOB, "bob"))
+        )
+        for device in (alice, bob):
+            device.startService()
+        try:
+            await self.until(lambda: alice.links_up() and bob.links_up())
+            waits, types = Person(), Person()
+            alice.open_pairing(waits)
+            await self.until(lambda: waits.code)
+            assert waits.code is not None
+            begun = self.reactor.seconds()
+            bob.pair_with(parse_target(waits.code), types)
+            await self.until(lambda: waits.outcome and types.outcome)
+            self.assertLess(self.reactor.seconds() - begun, 5)
+            for person in (waits, types):
+                self.assertIsInstance(person.outcome, Peer)
+        finally:
+            for device in (alice, bob):
+                await device.stopService()

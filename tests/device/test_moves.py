@@ -114,6 +114,31 @@ class DirectTests(LanBase):
         self.network.advance(DEAD_SECONDS)
         self.assertEqual(["realm", "realm"], self.kinds(ours, theirs))
 
+    def test_a_ping_on_its_way_moves_along(self) -> None:
+        ours, _ = self.pair()
+        self.lan.is_silent = True
+        waiting = ours.ping()
+        self.network.advance(10, 0.1)
+        self.assertLess(self.network.result(waiting), 10)
+
+    def test_who_uses_the_lan_no_more_goes_on_through_the_realm(self) -> None:
+        ours, theirs = self.pair()
+        self.alice.use_lan(None)
+        self.network.advance(1, 0.05)
+        self.exchange(ours, theirs)
+        self.assertEqual(["realm", "realm"], self.kinds(ours, theirs))
+
+    def test_a_change_of_address_is_told_over_the_path_that_is_there(self) -> None:
+        self.lan.announces = False
+        self.ports[0].is_here = self.ports[1].is_here = False
+        ours, theirs = self.pair()
+        self.assertEqual(["realm", "realm"], self.kinds(ours, theirs))
+        for port in self.ports:
+            port.come()
+        self.network.advance(5, 0.05)
+        self.exchange(ours, theirs)
+        self.assertEqual(["direct", "direct"], self.kinds(ours, theirs))
+
     def test_the_realm_may_die_while_they_talk_directly(self) -> None:
         ours, theirs = self.pair()
         self.network.realm.stop()

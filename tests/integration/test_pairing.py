@@ -89,9 +89,9 @@ class PairTests(PairingTestCase):
         wrong = self.phone.run("pair", f"{number}-{other}-{second}")
         if "no word" in wrong.stderr:
             self.fail(f"the test needs a word of the list: {wrong.stderr}")
-        self.assert_refused(wrong, "wrong_secret", "new code")
+        self.assert_refused(wrong, "not the one", "new code")
         self.assertEqual(1, waiting.wait(SECONDS))
-        self.assert_refused(self.phone.run("pair", code), "no_window", "new code")
+        self.assert_refused(self.phone.run("pair", code), "no device waits", "new code")
         self.assert_strangers()
 
     def test_by_link(self) -> None:
@@ -131,7 +131,7 @@ class PairTests(PairingTestCase):
         waiting = self.pairing(self.laptop)
         code = self.event(waiting)["code"]
         self.interrupt(waiting)
-        self.assert_refused(self.phone.run("pair", code), "no_window")
+        self.assert_refused(self.phone.run("pair", code), "no device waits")
         self.assert_strangers()
 
     def test_forgetting_is_noticed_by_the_other_one(self) -> None:
