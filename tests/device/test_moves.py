@@ -119,7 +119,8 @@ class DirectTests(LanBase):
         self.lan.is_silent = True
         waiting = ours.ping()
         self.network.advance(10, 0.1)
-        self.assertLess(self.network.result(waiting), 10)
+        seconds: float = self.network.result(waiting)
+        self.assertLess(seconds, 10)
 
     def test_who_uses_the_lan_no_more_goes_on_through_the_realm(self) -> None:
         ours, theirs = self.pair()
