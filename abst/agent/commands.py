@@ -111,7 +111,12 @@ class Commands:
             "realms": self._realms(),
             "peers": len(device.peers),
             "sessions": [
-                {"peer": str(peer), "device_id": str(peer.device_id), **_way(session.path)}
+                {
+                    "peer": str(peer),
+                    "device_id": str(peer.device_id),
+                    "waiting": session.transport.is_waiting,
+                    **_way(session.path),
+                }
                 for peer in device.peers
                 if (session := device.session_with(peer.device_id)) is not None
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -42,8 +43,11 @@ class AgentService(MultiService):
     name = "abst-device"
     log = Logger(namespace="abst.agent")
 
-    def __init__(self, reactor: Any, home: Home) -> None:
+    def __init__(
+        self, reactor: Any, home: Home, environment: Mapping[str, str] = os.environ
+    ) -> None:
         super().__init__()
+        self._environment = environment
         self._reactor = reactor
         self._home = home
         self._lock: int | None = None
@@ -88,7 +92,7 @@ class AgentService(MultiService):
         inbox.clean({bytes(peer.device_id) for peer in settings.peers})
         peers = PeerBook(settings.peers, self._save)
         self._settings = settings
-        self.lan = LanSetting.parse(os.environ.get(ENVIRONMENT) or str(settings.lan))
+        self.lan = LanSetting.parse(self._environment.get(ENVIRONMENT) or str(settings.lan))
         self.device = Device(
             self._reactor,
             identity,
@@ -136,12 +140,21 @@ class AgentService(MultiService):
             self._lock = None
 
     async def set_lan(self, setting: LanSetting) -> None:
-        """Use the local network in another way, from now on and after restarts."""
+        """Use the local network in another way, from now on and after restarts.
+
+        Raises:
+            AbstError: that is not possible, and nothing has changed.
+        """
         assert self.device is not None
+        lan = self._make_lan(setting)
+        await self.device.use_lan(lan)
+        if lan is not None and lan.port is None:
+            problem = lan.problem
+            await self.device.use_lan(self._make_lan(self.lan))
+            raise AbstError(f"{problem}: it stays as it was")
         self.lan = setting
         self._settings = replace(self._settings, lan=setting)
         self._save()
-        await self.device.use_lan(self._make_lan(setting))
 
     def _make_lan(self, setting: LanSetting) -> Lan | None:
         if not setting.is_on:

@@ -65,7 +65,12 @@ def describe(status: dict[str, Any]) -> str:
 
 def _session_line(session: dict[str, Any]) -> str:
     path = session["path"]
-    way = "waiting for a path" if path is None else f"over {path}"
+    if path is not None:
+        way = f"over {path}"
+    elif session.get("waiting"):
+        way = "waiting for a path"
+    else:
+        way = "resting until there is something to say"
     if session.get("path_rtt_seconds") is not None:
         way += f", {milliseconds(session['path_rtt_seconds'])}"
     if session.get("path_reason"):

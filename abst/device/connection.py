@@ -263,6 +263,11 @@ class PeerConnection:
         self._flush_soon()
         return acknowledged
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is not acknowledged."""
+        return bool(self._unacknowledged())
+
     def waiting(self) -> list[tuple[int, int, Any, bool]]:
         """Return what is not acknowledged: number, packet id, content, and whether it is out."""
         if self.session is None:
@@ -907,6 +912,10 @@ class _Transport:
         if not self._is_alive():
             raise LocalProtocolError("the session has ended")
         return self._connection.send_packet(packet_id, content)
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._is_alive() and self._connection.is_waiting
 
     def waiting(self) -> list[tuple[int, int, Any, bool]]:
         return self._connection.waiting() if self._is_alive() else []

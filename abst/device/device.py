@@ -157,13 +157,19 @@ class Device(Service):
 
     def use_lan(self, lan: Lan | None) -> Deferred[Any]:
         """Use another local network from now on, or none."""
-        older, self.lan = self.lan, lan
+        older, self.lan = self.lan, None
         for connection in list(self._connections.values()):
             connection.leave_lan()
-        if self.running and lan is not None:
-            lan.start(self)
-        self.network_changed()
-        return succeed(None) if older is None else older.stop()
+
+        def start(stopped: Any) -> None:
+            # Not before, since both may want the same port.
+            self.lan = lan
+            if self.running and lan is not None:
+                lan.start(self)
+            self.network_changed()
+
+        stopping: Deferred[Any] = succeed(None) if older is None else older.stop()
+        return stopping.addCallback(start)
 
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:
         """Trust another device from now on.
@@ -384,7 +390,8 @@ class Device(Service):
 
     def dial_direct(self, address: str) -> Deferred[Pipe]:
         """Connect to an address."""
-        assert self.lan is not None
+        if self.lan is None:
+            return fail(PeerUnreachableError("the local network is not used"))
         return self.lan.dial(address)
 
     def own_addresses(self) -> list[str]:

@@ -18,6 +18,7 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
     DNSLookupError,
+    NoRouteError,
     TimeoutError,
 )
 from twisted.internet.protocol import Factory, connectionDone
@@ -333,6 +334,8 @@ def connect_problem(failure: Failure, address: RealmAddress) -> str:
         return f"the name {address.host} is not known: check the realm's address"
     if failure.check(TimeoutError):
         return f"{where} does not answer: is the machine on, and its firewall open?"
+    if failure.check(NoRouteError):
+        return f"{where} cannot be reached from this network: is this device connected?"
     if failure.check(ConnectError):
         return f"{where} refused the connection: is the realm running?"
     return f"{where}: {failure.getErrorMessage()}"

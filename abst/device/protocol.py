@@ -33,6 +33,10 @@ class SessionTransport(Protocol):
     def ping(self) -> Deferred[float]:
         """Measure the round trip."""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is not acknowledged."""
+
     def waiting(self) -> list[tuple[int, int, Any, bool]]:
         """Return what is not acknowledged: number, packet id, content, and whether it is out."""
 

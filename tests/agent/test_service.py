@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -26,6 +26,9 @@ from twisted.trial.unittest import TestCase
 from abst.agent.home import Home, Settings
 from abst.agent.service import MAX_SOCKET_PATH_BYTES, AgentService
 from abst.identity import Identity
+
+QUIETLY: Final = {"ABST_LAN": "off"}
+"""The environment: nothing is announced to the network that this machine is on."""
 
 
 class Asking(LineOnlyReceiver):
@@ -68,13 +71,13 @@ class ServiceTestCase(TestCase):
         return home
 
     def start(self, home: Home) -> AgentService:
-        service = AgentService(self.reactor, home)
+        service = AgentService(self.reactor, home, QUIETLY)
         service.startService()
         self.services.append(service)
         return service
 
     def assert_does_not_start(self, home: Home, *words: str, reactor: Any = None) -> None:
-        service = AgentService(reactor or self.reactor, home)
+        service = AgentService(reactor or self.reactor, home, QUIETLY)
         error = self.assertRaises(SystemExit, service.startService)
         self.assertTrue(str(error).startswith("abst-device: "), str(error))
         self.assertNotIn("\n", str(error))
@@ -99,6 +102,29 @@ class ServiceTestCase(TestCase):
     async def until(self, holds: Callable[[], object]) -> None:
         while not holds():
             await deferLater(self.reactor, 0.005, lambda: None)
+
+
+class LanTests(ServiceTestCase):
+    """How the local network is used, as the owner says while the agent runs."""
+
+    async def test_it_is_off_and_on_and_on_another_port(self) -> None:
+        home = self.home()
+        self.start(home)
+        self.assertEqual("off", (await self.ask(home, command="lan"))["result"]["setting"])
+        said = await self.ask(home, command="lan", setting="127.0.0.1")
+        (address,) = said["result"]["addresses"]
+        self.assertTrue(address.startswith("127.0.0.1:"))
+        again = await self.ask(home, command="lan", setting=address)
+        self.assertEqual([address], again["result"]["addresses"])
+        _, settings = home.open()
+        self.assertEqual(address, str(settings.lan))
+
+    async def test_an_address_that_is_not_this_machines_changes_nothing(self) -> None:
+        home = self.home()
+        self.start(home)
+        said = await self.ask(home, command="lan", setting="192.0.2.77")
+        self.assertIn("stays as it was", said["error"])
+        self.assertEqual("off", (await self.ask(home, command="lan"))["result"]["setting"])
 
 
 class StartTests(ServiceTestCase):

@@ -258,19 +258,21 @@ class CommandTests(TestCase):
             lines,
         )
         session = {"peer": "bob", "device_id": "6fa1"}
-        waiting = {**session, "path": None, "path_kind": "none", "path_reason": None}
+        resting = {**session, "path": None, "path_kind": "none", "path_reason": None}
+        waiting = {**resting, "waiting": True}
         quick = {**session, **direct, "path_rtt_seconds": 0.0021}
         status = {"name": "a", "device_id": "6fa1", "home": "/h", "version": "1", "peers": 2}
         status |= {
             "uptime_seconds": 1.5,
             "lan": {"setting": "on", "on": True, "addresses": ["192.0.2.7:4000"], "problem": None},
             "realms": [],
-            "sessions": [waiting, quick, session | relayed],
+            "sessions": [waiting, resting, quick, session | relayed],
         }
         _, out, _ = self.abst([{"result": status}], "status")
         self.assertEqual(
             [
                 "bob, waiting for a path",
+                "bob, resting until there is something to say",
                 "bob, over direct b:2, 2.1 ms (it is faster)",
                 "bob, over realm a:1 (there is no other)",
             ],
