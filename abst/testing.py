@@ -322,8 +322,9 @@ class MemoryLink:
 class MemoryPipe:
     """One end of a direct connection in memory; what ``TcpPipe`` is on a real network."""
 
-    def __init__(self, lan: MemoryLan, address: str) -> None:
-        self.address = address
+    def __init__(self, lan: MemoryLan, address: str, local: str) -> None:
+        self.address = self.remote = address
+        self.local = local
         self.owner: PipeOwner | None = None
         self.other: MemoryPipe | None = None
         self._lan = lan
@@ -395,7 +396,8 @@ class MemoryLan:
             return None
         if self.is_silent:
             return None
-        near, far = MemoryPipe(self, address), MemoryPipe(self, source.address)
+        near = MemoryPipe(self, address, source.address)
+        far = MemoryPipe(self, source.address, address)
         near.other, far.other = far, near
         self._pipes += [near, far]
         target.owner.pipe_accepted(far)

@@ -40,6 +40,9 @@ _READ_BYTES: Final = 16384
 CheckKey = Callable[[bytes], None]
 """Called with the other side's SubjectPublicKeyInfo (DER); raises an AbstError to refuse it."""
 
+Admits = Callable[[bytes | None], bool]
+"""Called with the TLS server name that a dialler has sent, or None; True to go on with him."""
+
 
 def key_of(certificate: x509.Certificate) -> bytes:
     """Return the DER SubjectPublicKeyInfo of a certificate's key."""
@@ -75,8 +78,9 @@ def _parse(certificate: crypto.X509) -> x509.Certificate | None:
 class _KeyCheck:
     """What one connection's verify callback knows, and what it found wrong."""
 
-    def __init__(self, check: CheckKey) -> None:
+    def __init__(self, check: CheckKey, admits: Admits | None = None) -> None:
         self.check = check
+        self.admits = admits or (lambda name: False)
         self.problem: AbstError | None = None
 
     def accepts(self, certificate: crypto.X509) -> bool:
@@ -264,12 +268,9 @@ class ChannelContexts:
 
     Args:
         identity: whose channels.
-        admits: tells whether a server name, as a dialler of the port has sent it, may come in.
     """
 
-    def __init__(
-        self, identity: Identity, admits: Callable[[bytes | None], bool] = lambda name: False
-    ) -> None:
+    def __init__(self, identity: Identity) -> None:
         self._client = _context(identity, _verify_by_check)
         self._client.set_alpn_protos([DEVICE_ALPN])
         self._server = _context(identity, _verify_by_check)
@@ -278,10 +279,9 @@ class ChannelContexts:
         self._port = _context(None, _verify_by_check)
         self._port.set_alpn_select_callback(_select_alpn(DEVICE_ALPN))
         self._port.set_tlsext_servername_callback(self._open_door)
-        self._admits = admits
 
     def _open_door(self, connection: SSL.Connection) -> None:
-        if self._admits(connection.get_servername()):
+        if connection.get_app_data().admits(connection.get_servername()):
             connection.set_context(self._server)
 
     def dial(self, check: CheckKey, server_name: bytes | None = None) -> TlsEngine:
@@ -297,16 +297,16 @@ class ChannelContexts:
             connection.set_tlsext_host_name(server_name)
         return TlsEngine(connection, check)
 
-    def accept(self, check: CheckKey, *, wants_knock: bool = False) -> TlsEngine:
+    def accept(self, check: CheckKey, admits: Admits | None = None) -> TlsEngine:
         """Return the accepting side (TLS server) of a new channel.
 
         Args:
             check: decides on the other side's key.
-            wants_knock: whether the dialler has to send a server name that is admitted.
+            admits: decides on the server name that the dialler sends; None when none is needed.
         """
-        connection = SSL.Connection(self._port if wants_knock else self._server, None)
+        connection = SSL.Connection(self._server if admits is None else self._port, None)
         connection.set_accept_state()
-        return TlsEngine(connection, check)
+        return TlsEngine(connection, check, admits)
 
 
 class TlsEngine:
@@ -319,9 +319,11 @@ class TlsEngine:
         peer_key: the other side's DER SubjectPublicKeyInfo once established.
     """
 
-    def __init__(self, connection: SSL.Connection, check: CheckKey) -> None:
+    def __init__(
+        self, connection: SSL.Connection, check: CheckKey, admits: Admits | None = None
+    ) -> None:
         self._connection = connection
-        self._key_check = _KeyCheck(check)
+        self._key_check = _KeyCheck(check, admits)
         connection.set_app_data(self._key_check)
         self.established = False
         self.closed = False

@@ -472,8 +472,9 @@ class ChannelTests(TestCase):
         for entry in load("channel.json")["knocks"]:
             device_id, random = map(bytes.fromhex, (entry["device_id"], entry["random"]))
             server_name = entry["server_name"].encode("ascii")
-            self.assertEqual(server_name, knock(device_id, random), entry["name"])
-            admitted = [door.admits(server_name) for door in doors]
+            address = entry.get("address", "")
+            self.assertEqual(server_name, knock(device_id, random, address), entry["name"])
+            admitted = [door.admits(server_name, [address]) for door in doors]
             own = [identity.device_id == device_id for identity in identities()]
             self.assertEqual(own, admitted, entry["name"])
 

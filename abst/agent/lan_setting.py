@@ -43,7 +43,13 @@ class LanSetting:
         elif (text.count(":") > 1 and not text.startswith("[")) or not port.isdecimal():
             host, port = text, "0"
         try:
-            address = str(ipaddress.ip_address(host.strip("[]"))) if host else ""
+            address = ""
+            if host:
+                found = ipaddress.ip_address(host.strip("[]"))
+                if found.is_multicast:
+                    raise ValueError
+                # 0.0.0.0 and :: are all interfaces.
+                address = "" if found.is_unspecified else str(found)
             number = int(port)
             if number > 65535 or not text:
                 raise ValueError

@@ -33,6 +33,9 @@ class Host(Protocol):
             AbstError: it is refused.
         """
 
+    def admits_knock(self, server_name: bytes | None, local: str) -> bool:
+        """Tell whether a dialler who has reached an address of this device knows whose it is."""
+
     def device_arrived(
         self, device_id: DeviceID, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]
     ) -> None:
@@ -68,7 +71,9 @@ class Arrival:
         self.pipe = pipe
         self._host = host
         self._over = over
-        engine = host.contexts.accept(host.check_visitor, wants_knock=True)
+        engine = host.contexts.accept(
+            host.check_visitor, lambda name: host.admits_knock(name, pipe.local)
+        )
         self._channel = Channel(
             b"",
             engine,

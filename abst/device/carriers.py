@@ -78,11 +78,15 @@ class Pipe(Protocol):
     """A direct connection, real or in memory.
 
     Attributes:
-        address: the other end's ``HOST:PORT``.
+        address: the other end's ``HOST:PORT``, as it was dialled or as it has come.
+        remote: the same, as the network knows it.
+        local: this end's ``HOST:PORT``.
         owner: who is told; None until somebody has taken it, which has to be at once.
     """
 
     address: str
+    remote: str
+    local: str
     owner: PipeOwner | None
 
     def write(self, data: bytes) -> None:

@@ -79,6 +79,7 @@ def common_session(one: bytes, other: bytes) -> bytes:
 class Owner(WaysOwner, Protocol):
     """What a connection needs of its device."""
 
+    running: int
     session_seconds: float
     store: SessionStore | None
     ended_sessions: EndedSessions
@@ -185,17 +186,28 @@ class PeerConnection:
         """Take the session back to what is on disk; what is not there was never sent."""
         # A count that is not on disk must not leave, and closing a channel sends what it has.
         self.ways.discard_unsent()
-        self.ways.close_all(problem)
         store, session = self._owner.store, self.session
         if store is None or session is None:
+            self.ways.close_all(problem)
             return
-        saved = store.load_one(self.device_id)
+        try:
+            saved = store.load_one(self.device_id)
+        except DatabaseError:
+            saved = None
         if saved is None or saved.session_id != session.session_id:
             self._end_session(SessionEndedError(str(problem), session.unacknowledged))
+            self.ways.close_all(problem)
             return
         self._restored(saved)
+        lost = []
         while len(self._pending.sent) > len(saved.packets):
-            self._pending.sent.pop().errback(problem)
+            lost.append(self._pending.sent.pop())
+        while len(self._pending.sent) < len(saved.packets):
+            # Acknowledged, and its sender knows; the disk does not, so it is asked for again.
+            self._pending.sent.appendleft(Deferred())
+        self.ways.close_all(problem)
+        for waiting in reversed(lost):
+            waiting.errback(problem)
         self.ways.seek_later()
         self._arm()
 
@@ -213,12 +225,6 @@ class PeerConnection:
     def probe(self) -> None:
         """Dial once, to say Hello; nothing is tried again when nobody answers."""
         self.ways.seek()
-        self.settle()
-
-    def person_says(self, same: bool) -> None:
-        """Take the person's word on the words that were shown."""
-        for leg in list(self.ways.legs.values()):
-            leg.introduction.person_says(same)
         self.settle()
 
     def cancel_pairing(self) -> None:
@@ -254,13 +260,19 @@ class PeerConnection:
             )
         if self.session is None or self._ending:
             raise LocalProtocolError("the session has ended")
+        session = self.session
         packet = codec.encode(Application(packet_id, content))
-        number = self.session.add(packet)
-        self._write(lambda store: store.sent(self.device_id, number, packet))
+        if self.ways.active is None and not self._is_busy(session):
+            # The hour without a path begins when there is something to say.
+            self._expires_at = math.inf
+        number = session.add(packet)
         acknowledged: Deferred[None] = Deferred()
         self._pending.sent.append(acknowledged)
-        self._flow.added(self.session.waiting_bytes)
-        self._flush_soon()
+        self._write(lambda store: store.sent(self.device_id, number, packet))
+        # A write that fails takes the session back, and has failed the Deferred.
+        if self.session is session:
+            self._flow.added(session.waiting_bytes)
+            self._flush_soon()
         return acknowledged
 
     @property
@@ -331,9 +343,8 @@ class PeerConnection:
             if records:
                 self.ways.receive(leg, records)
             else:
-                if leg.buries:
-                    self._peer_knows_the_end()
-                self.peer_closed(leg)
+                if leg is self.ways.active:
+                    self._rest()
                 self.ways.drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
                 if leg.channel.dialled and not leg.is_proved:
                     self.ways.seek_later()
@@ -404,7 +415,11 @@ class PeerConnection:
     @property
     def wants_path(self) -> bool:
         """Whether a path is to be looked for again and again."""
-        return not self._stopped and (self._is_needed() or bool(self._pending.connects))
+        return (
+            bool(self._owner.running)
+            and not self._stopped
+            and (self._is_needed() or bool(self._pending.connects))
+        )
 
     def _is_needed(self) -> bool:
         """Whether the session has a use for a path."""
@@ -459,6 +474,7 @@ class PeerConnection:
         """Send on another channel from now on; or wait until there is one."""
         leg, session = self.ways.active, self.session
         if leg is None:
+            self._kept_there = False
             self._wait_for_path()
         else:
             self._expires_at = math.inf
@@ -479,8 +495,15 @@ class PeerConnection:
 
     def peer_closed(self, leg: Leg) -> None:
         """Look for no other path when the peer has closed the one in use, but for a need."""
-        if leg is self.ways.active:
-            self._used_at = -math.inf
+        if leg.buries:
+            self._peer_knows_the_end()
+        elif leg is self.ways.active:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Look for no path just because one was used a moment ago."""
+        self._used_at = -math.inf
+        self._kept_there = False
 
     def broken(self, problem: RemoteProtocolError) -> None:
         """End the session: the same bytes would come again."""
@@ -533,7 +556,9 @@ class PeerConnection:
     def introduced(self, introduction: Introduction) -> None:
         """Let the session that the Hellos agreed on use the channel."""
         leg = self.ways.leg_of(introduction)
-        assert leg is not None
+        if leg is None:
+            # The application was told just now that the devices are paired, and has had enough.
+            return
         self._is_pairing = False
         agreed = introduction.session_id
         ended = self._owner.ended_sessions.get(self.device_id)
@@ -542,33 +567,50 @@ class PeerConnection:
             leg.say(Heartbeat(ended[1], end=True), self._now())
             return
         self._peer_knows_the_end()
-        former, session = self._own_id(), self.session
-        if session is not None and session.session_id != agreed:
-            if session.has_progressed or self._ending:
-                lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
-                problem = lost if session.unacknowledged or not self._ending else None
-                self._end_session(problem, known_there=True, but=leg)
-                session = None
-            else:
-                # Nothing has come across in it: what waits may go on under the ID agreed on.
-                session.session_id = agreed
-                self._write(lambda store: store.rename(self.device_id, agreed))
-        if former != agreed:
-            self._former_id = former
+        session = self._session_for(agreed, leg)
+        for other in list(self.ways.legs.values()):
+            if other is not leg and other.introduction.is_for_pairing and not other.is_proved:
+                self.superfluous(other.introduction)
         # The application was called just now, and may have given up the peer.
         if leg.key not in self.ways.legs:
             return
         # It may be closed soon, when this was only to say Hello.
         self._used_at = max(self._used_at, self._now() - IDLE_SECONDS + HELLO_SECONDS)
         if session is None:
-            session = self._make_session(agreed)
-            self.ways.proved(leg)
-            self._make_protocol(session)
-            if self.session is session and self.protocol is not None:
-                self._fulfil_connects(self.protocol)
-            return
+            self._begin_session(agreed, leg)
+        else:
+            self._resume_session(session, leg)
+
+    def _session_for(self, agreed: bytes, leg: Leg) -> Session | None:
+        """Return the session that has the ID agreed on from now on; end one that was lost."""
+        former, session = self._own_id(), self.session
+        if former != agreed:
+            self._former_id = former
+        if session is None or session.session_id == agreed:
+            return session
+        if session.has_progressed or self._ending:
+            lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
+            problem = lost if session.unacknowledged or not self._ending else None
+            self._end_session(problem, known_there=True, but=leg)
+            self._former_id = former
+            # The application may have begun the next one, and have sent something in it.
+            session = self.session
+        if session is not None:
+            # Nothing has come across in it: what waits may go on under the ID agreed on.
+            session.session_id = agreed
+            self._write(lambda store: store.rename(self.device_id, agreed))
+        return session
+
+    def _begin_session(self, session_id: bytes, leg: Leg) -> None:
+        session = self._make_session(session_id)
+        self.ways.proved(leg)
+        self._make_protocol(session)
+        if self.session is session and self.protocol is not None:
+            self._fulfil_connects(self.protocol)
+
+    def _resume_session(self, session: Session, leg: Leg) -> None:
         try:
-            count = session.acknowledge(introduction.peer_received)
+            count = session.acknowledge(leg.introduction.peer_received)
         except RemoteProtocolError as problem:
             self.broken(problem)
             raise
@@ -654,11 +696,12 @@ class PeerConnection:
 
     def _take_acknowledged(self, session: Session, count: int) -> list[Deferred[None]]:
         """Return who is to be told; telling comes last, since anything may follow from it."""
+        told = [self._pending.sent.popleft() for _ in range(count)]
         if count:
             self._used_at = self._now()
             total = session.acknowledged
             self._write(lambda store: store.acknowledged(self.device_id, total))
-        return [self._pending.sent.popleft() for _ in range(count)]
+        return told
 
     def _end_session(
         self,
@@ -684,6 +727,7 @@ class PeerConnection:
         self._expires_at = math.inf
         self._used_at = -math.inf
         self._ending = self._kept_there = False
+        flow, self._flow = self._flow, Flow()
         for leg in list(self.ways.legs.values()):
             # Their Hellos have agreed on the session that is over.
             if leg.introduction.hello_sent and leg is not but and not leg.buries:
@@ -692,7 +736,7 @@ class PeerConnection:
             self.ways.succeeded()
         for acknowledged in sent:
             acknowledged.errback(lost)
-        self._call(self._flow.stop)
+        self._call(flow.stop)
         if protocol is not None:
             reason = Failure(ConnectionDone() if problem is None else problem)
             self._call(protocol.connectionLost, reason)

@@ -93,7 +93,8 @@ class Device(Service):
         self.factory = factory
         self.peers = peers if peers is not None else PeerBook()
         self.links: dict[RealmAddress, Link] = {}
-        self.contexts = ChannelContexts(identity, Door(identity.device_id).admits)
+        self.contexts = ChannelContexts(identity)
+        self._door = Door(identity.device_id)
         self.session_seconds = session_seconds
         self.random_bytes = os.urandom
         self.random_fraction = random.random
@@ -125,6 +126,8 @@ class Device(Service):
     def stopService(self) -> Deferred[Any]:
         """End every session and leave every realm."""
         super().stopService()
+        if self._pairing is not None:
+            self._pairing.cancel()
         for connection in list(self._connections.values()):
             connection.stop()
         self._connections.clear()
@@ -224,6 +227,8 @@ class Device(Service):
         peer = self.peers.get(device_id)
         if peer is None or not peer.is_trusted:
             raise NotTrustedError(f"{device_id} is not trusted here: pair with it", theirs=False)
+        if not self.running:
+            raise PeerUnreachableError("this device is not running")
         protocol = self.connection(device_id).open()
         if protocol is None:
             raise AbstError("this application refuses the session")
@@ -349,6 +354,10 @@ class Device(Service):
         else:
             pipe.close()
 
+    def admits_knock(self, server_name: bytes | None, local: str) -> bool:
+        """Tell whether a dialler who has reached an address of this device knows whose it is."""
+        return self._door.admits(server_name, {local, *self.own_addresses()})
+
     def check_visitor(self, key: bytes) -> None:
         """Accept the key of a peer, or of one of a few strangers.
 
@@ -385,7 +394,7 @@ class Device(Service):
         peer = self.peers.get(device_id) or Peer(device_id)
         announced = self.lan.addresses_of(device_id)
         found = dict.fromkeys((*peer.addresses, *announced, *peer.told_addresses))
-        own = self.own_addresses()
+        own = self.lan.addresses()
         return [address for address in found if address not in own]
 
     def dial_direct(self, address: str) -> Deferred[Pipe]:

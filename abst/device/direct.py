@@ -5,10 +5,11 @@ Spec: channel.md, "Over a direct connection". Owns sockets and nothing of what g
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -87,7 +88,7 @@ class DirectPort:
     def stop(self) -> Deferred[Any]:
         """Listen no more."""
         port, self._port = self._port, None
-        return succeed(None) if port is None else succeed(port.stopListening())
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
 
     def addresses(self) -> list[str]:
         """Return where this device can be dialled, as ``HOST:PORT``."""
@@ -127,12 +128,15 @@ class TcpPipe(TwistedProtocol):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.remote = self.local = ""
         self.owner: PipeOwner | None = None
         self._closing = False
         self._linger: Any = None
 
     def connectionMade(self) -> None:
-        """Send small packets at once."""
+        """Note where the ends are, and send small packets at once."""
+        self.remote = _plain(self.transport.getPeer())
+        self.local = _plain(self.transport.getHost())
         self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -171,6 +175,12 @@ class TcpPipe(TwistedProtocol):
             owner.pipe_lost(self, problem)
 
 
+def _plain(at: Any) -> str:
+    """Return an address without what only one of two ends says of it."""
+    host = str(at.host).removeprefix(V4_MAPPED).partition("%")[0]
+    return format_host_port(str(ipaddress.ip_address(host)), int(at.port))
+
+
 class _PipeFactory(Factory):
     noisy = False
 
@@ -178,8 +188,7 @@ class _PipeFactory(Factory):
         self._accepted = accepted
 
     def buildProtocol(self, addr: Any) -> TwistedProtocol:
-        address = format_host_port(addr.host.removeprefix(V4_MAPPED), addr.port)
-        return _AcceptedPipe(address, self._accepted)
+        return _AcceptedPipe(_plain(addr), self._accepted)
 
 
 class _AcceptedPipe(TcpPipe):

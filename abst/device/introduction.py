@@ -115,8 +115,10 @@ class Introduction:
 
     Attributes:
         channel: the channel.
+        device_id: the other device.
         stage: how far it has come.
         hello_sent: whether this end's Hello is out.
+        is_for_pairing: whether the devices are or were paired on it: persons take their time.
         session_id: the session that the two Hellos have agreed on.
         peer_received: what the other side has received of it.
     """
@@ -127,11 +129,12 @@ class Introduction:
         self.channel = channel
         self.stage = Stage.HELLO
         self.hello_sent = False
+        self.is_for_pairing = False
         self.session_id = b""
         self.peer_received = 0
         self._household = household
         self._host = host
-        self._device_id = device_id
+        self.device_id = device_id
         self._name = ""
         self._addresses: list[str] = []
         self._asks_to_pair = False
@@ -140,7 +143,7 @@ class Introduction:
     def begin(self) -> None:
         """Say Hello first, as the dialler does."""
         self._asks_to_pair = self._host.wants_pairing
-        is_peer = self._household.peer_of(self._device_id) is not None
+        is_peer = self._household.peer_of(self.device_id) is not None
         self._say_hello(*self._host.own_session(), paired=is_peer)
 
     def take(self, packet: Packet, now: float) -> None:
@@ -188,7 +191,7 @@ class Introduction:
         self.hello_sent = True
 
     def _take_hello(self, hello: DeviceHello, now: float) -> None:
-        if hello.device_id != self._device_id:
+        if hello.device_id != self.device_id:
             raise RemoteProtocolError(Code.WRONG_DEVICE, "Hello names another device")
         if hello.version < PROTOCOL_VERSION:
             raise RemoteProtocolError(Code.WRONG_VERSION, f"version {PROTOCOL_VERSION} is needed")
@@ -196,14 +199,15 @@ class Introduction:
         self._addresses = hello.addresses
         self.session_id = hello.session
         self.peer_received = hello.received
-        peer = self._household.peer_of(self._device_id)
+        peer = self._household.peer_of(self.device_id)
         if not self.channel.dialled and hello.pairing:
-            attempt = self._household.pairing_with(self._device_id)
+            attempt = self._household.pairing_with(self.device_id)
             self._asks_to_pair = attempt is not None
         if peer is not None and hello.paired:
             if not self.channel.dialled:
                 self._answer(hello)
-            if self._asks_to_pair and hello.pairing:
+            may_pair = self._household.pairing_with(self.device_id) is not None
+            if self._asks_to_pair and hello.pairing and may_pair:
                 self._meet_to_pair(now)
             else:
                 self._prove(peer)
@@ -225,8 +229,8 @@ class Introduction:
         # Asked before the pending pairing is dropped: a peer that was one here is named.
         problem = self._not_trusted(peer)
         if peer is not None:
-            self._household.not_paired_there(self._device_id)
-        if self._household.pairing_with(self._device_id) is not None:
+            self._household.not_paired_there(self.device_id)
+        if self._household.pairing_with(self.device_id) is not None:
             self._meet_to_pair(now)
         elif self.channel.dialled or peer is not None:
             self._host.estranged(self, problem)
@@ -236,9 +240,10 @@ class Introduction:
 
     def _meet_to_pair(self, now: float) -> None:
         """Begin the Pair process as the dialler, or wait for it."""
-        attempt = self._household.pairing_with(self._device_id)
+        attempt = self._household.pairing_with(self.device_id)
         assert attempt is not None
         self.stage = Stage.PAIRING
+        self.is_for_pairing = True
         if self.channel.dialled:
             pairing = attempt.initiate(self._ends(), now)
             if pairing is None:
@@ -269,29 +274,30 @@ class Introduction:
         self.stage = Stage.CHECKING
 
     def _take_key_check(self, check: KeyCheck) -> None:
-        peer = self._household.peer_of(self._device_id)
+        peer = self._household.peer_of(self.device_id)
         keys = [] if peer is None else peer.pairing_keys(self._household.device_id)
         by_dialler = not self.channel.dialled
         proofs = [check.mac] if check.older is None else [check.mac, check.older]
         key = matching_key(keys, self.channel.exporter(), proofs, by_dialler=by_dialler)
         if key is None:
-            self._household.not_paired_there(self._device_id)
-            problem = f"{peer or self._device_id}: {explain(Code.WRONG_PAIRING)}"
+            self._household.not_paired_there(self.device_id)
+            problem = f"{peer or self.device_id}: {explain(Code.WRONG_PAIRING)}"
             self._host.estranged(self, NotTrustedError(problem, theirs=False))
             return
         self.stage = Stage.DONE
-        self._household.met(
-            self._device_id, self.channel.peer_key, self._name, key, self._addresses
-        )
+        self._household.met(self.device_id, self.channel.peer_key, self._name, key, self._addresses)
         self._host.introduced(self)
 
     # Pair process.
 
     def _take_pair_process(self, step: PairProcess, now: float) -> None:
         if self._pairing is None:
-            attempt = self._household.pairing_with(self._device_id)
+            attempt = self._household.pairing_with(self.device_id)
             pairing = None
             if attempt is not None and not self.channel.dialled:
+                if attempt.goes_on_elsewhere(self.device_id):
+                    # Both have dialled, and the other one's dial does not count: it will see.
+                    return
                 pairing = attempt.respond(step, self._ends(), now)
             if attempt is None or pairing is None:
                 refused = PairProcess(Step.REFUSED.value, code=str(Code.NO_WINDOW))
@@ -299,6 +305,7 @@ class Introduction:
                 self._host.unpaired(self, PairingError(str(Code.NO_WINDOW)))
                 return
             self.stage = Stage.PAIRING
+            self.is_for_pairing = True
             self._pairing = (pairing, attempt)
         try:
             self._pairing[0].receive(step)
@@ -307,7 +314,7 @@ class Introduction:
 
     def _ends(self) -> Ends:
         own = (bytes(self._household.device_id), self._household.public_key)
-        other = (bytes(self._device_id), self.channel.peer_key)
+        other = (bytes(self.device_id), self.channel.peer_key)
         dialler, acceptor = (own, other) if self.channel.dialled else (other, own)
         return Ends(dialler, acceptor, self.channel.exporter())
 
@@ -320,25 +327,28 @@ class Introduction:
             event = pairing.next_event()
             match event:
                 case Show():
-                    attempt.show(self._device_id, event.words)
+                    attempt.show(self, event.words)
                 case Store():
                     self._store(pairing, attempt, event)
                 case Paired():
                     self._pairing = None
-                    peer = self._household.peer_of(self._device_id)
+                    peer = self._household.peer_of(self.device_id)
                     assert peer is not None
                     self._prove(peer)
+                case Failed() if not attempt.is_current(pairing):
+                    self._pairing = None
+                    self._host.superfluous(self)
                 case Failed():
                     self._pairing = None
-                    self._household.not_paired_there(self._device_id)
+                    self._household.not_paired_there(self.device_id)
                     self._host.unpaired(self, event.problem)
-                    attempt.failed(event.problem)
+                    attempt.pairing_failed(pairing, event.problem)
                 case None:
                     return
 
     def _store(self, pairing: Pairing, attempt: PairingAttempt, store: Store) -> None:
         try:
-            attempt.store(self._device_id, self.channel.peer_key, store)
+            attempt.store(self.device_id, self.channel.peer_key, store)
         except AbstError:
             pairing.not_stored()
         else:

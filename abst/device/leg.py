@@ -10,7 +10,7 @@ from __future__ import annotations
 from abst import codec
 from abst.device.carriers import Carrier
 from abst.device.channel import HANDSHAKE_SECONDS, Channel
-from abst.device.introduction import Introduction, Stage
+from abst.device.introduction import Introduction
 from abst.device.pairing import PAIRING_SECONDS
 from abst.device.paths import DEAD_SECONDS, HEARTBEAT_SECONDS, Health
 from abst.errors import Code, RemoteProtocolError
@@ -101,7 +101,7 @@ class Leg:
         if self.is_proved:
             return self.health.heard_at + DEAD_SECONDS
         patience = HANDSHAKE_SECONDS
-        if self.introduction.stage is Stage.PAIRING:
+        if self.introduction.is_for_pairing:
             patience = PAIRING_SECONDS
         return self.channel.opened_at + patience
 

@@ -25,8 +25,8 @@ from abst.errors import AbstError, Code, PairingError, PeerUnreachableError, Rea
 from abst.packets import PairProcess
 
 if TYPE_CHECKING:
-    from abst.device.connection import PeerConnection
     from abst.device.device import Device
+    from abst.device.introduction import Introduction
 
 LINK_SCHEME: Final = "abst-pair:"
 MAX_LINK_REALMS: Final = 4
@@ -147,14 +147,17 @@ class PairingAttempt:
         self._target = target
         self._found: DeviceID | None = None
         self._secrets: dict[Way, bytes] = {}
-        self._asking: DeviceID | None = None
-        self._running: PeerConnection | None = None
+        self._asking: tuple[DeviceID, Introduction] | None = None
+        self._partners: set[DeviceID] = set()
+        self._current: Pairing | None = None
         self._timer: Any = None
         self._windows: list[Any] = []
         self._added: list[RealmAddress] = []
         self._is_over = False
         self._nearby: list[NearbyDevice] = []
         self._has_begun = False
+        self._has_responded = False
+        self._sleeping: Deferred[Any] | None = None
         self._work: Deferred[Any] | None = None
 
     # For the application.
@@ -162,15 +165,14 @@ class PairingAttempt:
     def person_says(self, same: bool) -> None:
         """Pass on whether the other device shows the same words."""
         if self._asking is not None:
-            self._device.connection(self._asking).person_says(same)
+            device_id, introduction = self._asking
+            introduction.person_says(same)
+            self._device.connection(device_id).settle()
 
     def cancel(self) -> None:
         """End the attempt; nothing is paired."""
         if not self._is_over:
-            running = self._running
-            self.failed(PairingError(str(Code.NOT_CONFIRMED)))
-            if running is not None:
-                running.cancel_pairing()
+            self._give_up(PairingError(str(Code.NOT_CONFIRMED)))
 
     # For the device.
 
@@ -184,14 +186,27 @@ class PairingAttempt:
 
     def admits(self, device_id: DeviceID) -> bool:
         """Tell whether a device may pair with this one now."""
-        if self._target is None:
-            return self._running is None or self._running.device_id == device_id
-        return device_id == self._found
+        if self._target is not None:
+            return device_id == self._found
+        # A link stays good whoever else tries; a code and comparing are one try.
+        return Way.LINK in self._secrets or not self._partners or device_id in self._partners
 
     def concerns(self, device_id: DeviceID) -> bool:
-        """Tell whether a device is the one that is being paired."""
-        running = self._running
-        return running is not None and running.device_id == device_id
+        """Tell whether a device is one that is being paired."""
+        return device_id in self._partners
+
+    def goes_on_elsewhere(self, device_id: DeviceID) -> bool:
+        """Tell whether another channel counts, when a device begins that was dialled too.
+
+        Both have dialled by ID: the dial of the lower one counts, and there is one comparison.
+        """
+        if self._target is None:
+            return False
+        return self._has_responded or (self._has_begun and self._device.device_id < device_id)
+
+    def is_current(self, pairing: Pairing) -> bool:
+        """Tell whether what becomes of a pairing is what becomes of the attempt."""
+        return self._target is None or pairing is self._current
 
     def initiate(self, ends: Ends, now: float) -> Pairing | None:
         """Return the pairing for a channel that this device has dialled; None for a further one.
@@ -219,12 +234,13 @@ class PairingAttempt:
             # One guess: the code is used up, whatever comes of it.
             self._secrets.clear()
             self._close_windows()
-        self._running = self._device.connection(self._device_of(ends))
+        self._has_responded = True
+        self._partners.add(self._device_of(ends))
         return self._pairing(Role.RESPONDER, way, secret, ends, now)
 
-    def show(self, device_id: DeviceID, words: str) -> None:
-        """Have the words shown."""
-        self._asking = device_id
+    def show(self, introduction: Introduction, words: str) -> None:
+        """Have the words shown that a channel's two ends have come to."""
+        self._asking = (introduction.device_id, introduction)
         self._observer.compare(words)
 
     def store(self, device_id: DeviceID, key: bytes, store: Store) -> None:
@@ -240,6 +256,12 @@ class PairingAttempt:
         if not self._is_over:
             self._end()
             self._observer.paired(peer)
+
+    def pairing_failed(self, pairing: Pairing, problem: AbstError) -> None:
+        """Note that a pairing has failed; one by a link, that somebody else tried, is not all."""
+        if self._target is None and pairing.way is Way.LINK and not self._is_over:
+            return
+        self.failed(problem)
 
     def failed(self, problem: AbstError) -> None:
         """Note that the attempt is over."""
@@ -261,7 +283,10 @@ class PairingAttempt:
         await self._link_up()
         for realm in device.links_up()[:1]:
             number = (await realm.open_window()).number
-            self._windows.append(realm)
+            if self._is_over:
+                realm.close_window()
+            else:
+                self._windows.append(realm)
         if self._is_over:
             return
         code = None
@@ -287,10 +312,12 @@ class PairingAttempt:
                     self._device.addRealm(address)
             case _:
                 self._found = target
+        if self._is_over:
+            return
         if self._found == self._device.device_id:
             raise AbstError("that is this device itself: give it to the other device")
-        self._running = self._device.connection(self._found)
-        protocol = await self._running.pair()
+        self._partners.add(self._found)
+        protocol = await self._device.connection(self._found).pair()
         self.paired(protocol.peer)
 
     async def _find(self, number: int) -> DeviceID:
@@ -304,7 +331,7 @@ class PairingAttempt:
         except AbstError as problem:
             # It may have begun to wait just now, or this device may have just been started.
             for _ in range(LAN_TRIES if self._device.lan is not None else 0):
-                await deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
+                await self._sleep()
                 found = self._find_nearby(number)
                 if found is not None or self._is_over:
                     break
@@ -349,7 +376,14 @@ class PairingAttempt:
         for _ in range(tries):
             if self._is_over or not self._device.links or self._device.links_up():
                 return
-            await deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        self._sleeping = deferLater(self._device.reactor, LINK_TRY_SECONDS, lambda: None)
+        try:
+            await self._sleeping
+        finally:
+            self._sleeping = None
 
     def _way(self) -> tuple[Way, bytes]:
         match self._target:
@@ -365,7 +399,7 @@ class PairingAttempt:
         return DeviceID(other)
 
     def _pairing(self, role: Role, way: Way, secret: bytes, ends: Ends, now: float) -> Pairing:
-        return Pairing(
+        self._current = Pairing(
             role,
             way,
             ends,
@@ -374,6 +408,7 @@ class PairingAttempt:
             random_bytes=self._device.random_bytes,
             now=now,
         )
+        return self._current
 
     def _went_wrong(self, failure: Failure) -> None:
         problem = failure.value
@@ -384,10 +419,12 @@ class PairingAttempt:
             self._device.log.failure("pairing failed", failure)
 
     def _late(self) -> None:
-        running = self._running
-        self.failed(PairingError(str(Code.PAIRING_LATE)))
-        if running is not None:
-            running.cancel_pairing()
+        self._give_up(PairingError(str(Code.PAIRING_LATE)))
+
+    def _give_up(self, problem: AbstError) -> None:
+        self.failed(problem)
+        for partner in self._partners:
+            self._device.connection(partner).cancel_pairing()
 
     def announcement_seen(self) -> None:
         """See who else waits to be paired on the local network."""
@@ -411,6 +448,8 @@ class PairingAttempt:
 
     def _end(self) -> None:
         self._is_over = True
+        if self._sleeping is not None:
+            self._sleeping.cancel()
         self._secrets.clear()
         self._close_windows()
         if self._timer is not None and self._timer.active():

@@ -6,10 +6,11 @@ when silence means that the connection is dead.
 
 from __future__ import annotations
 
+import ipaddress
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from abst import codec, packets
 from abst.errors import MEANINGS, Code, RemoteProtocolError
@@ -214,10 +215,16 @@ class RealmClient:
         # Told once: whoever sends has cut its bytes to fit, and cannot do so again.
         told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))
         self._max_packet_bytes = max(1024, min(told, packets.MAX_PACKET_BYTES))
-        observed = back.observed_address
         self._events.append(
-            Welcomed(
-                self._max_packet_bytes - HEADROOM_BYTES,
-                None if observed is None else (str(observed[0]), int(observed[1])),
-            )
+            Welcomed(self._max_packet_bytes - HEADROOM_BYTES, _observed(back.observed_address))
         )
+
+
+def _observed(told: list[Any] | None) -> tuple[str, int] | None:
+    """Return where the realm says that it sees this device, if it is an address at all."""
+    if told is None:
+        return None
+    try:
+        return str(ipaddress.ip_address(str(told[0]))), int(told[1])
+    except ValueError:
+        return None

@@ -58,6 +58,7 @@ GRACE_SECONDS: Final = 2.0
 
 SUSPECT_RETRY_SECONDS: Final = 5.0
 MAX_ADDRESSES_AT_ONCE: Final = 8
+MAX_RESTING_ADDRESSES: Final = 64
 MAX_ARRIVED: Final = 4
 """Accepted channels of one peer that are not through yet, or are not used."""
 
@@ -179,7 +180,11 @@ class Ways:
 
     def seek_later(self) -> None:
         """Look for a path again: at once after a good one, and later each time that it fails."""
-        if not self._host.wants_path or self.is_seeking or self._redial_at < math.inf:
+        if self._host.wants_path and not self.is_seeking:
+            self._redial_later()
+
+    def _redial_later(self) -> None:
+        if self._redial_at < math.inf:
             return
         wait = 0.0
         if self._failures:
@@ -197,6 +202,9 @@ class Ways:
         dials, self._dials = self._dials, {}
         for waiting in dials.values():
             waiting.cancel()
+
+    def _is_dialling_realm(self) -> bool:
+        return any(not leg.is_proved and not leg.is_direct for leg in self.legs.values())
 
     def _dial_realm(self) -> bool:
         """Dial over the next realm that was not tried; False when there is none."""
@@ -217,8 +225,12 @@ class Ways:
             for leg in self.legs.values()
             if leg.is_direct and not leg.health.is_suspect
         }
+        if len(self._address_rests) > MAX_RESTING_ADDRESSES:
+            resting = self._address_rests.items()
+            self._address_rests = {at: until for at, until in resting if until > now}
         for address in self._owner.addresses_of(self._device_id):
-            if len(self._dials) >= MAX_ADDRESSES_AT_ONCE:
+            begun = sum(leg.is_direct and not leg.is_proved for leg in self.legs.values())
+            if len(self._dials) + begun >= MAX_ADDRESSES_AT_ONCE:
                 return
             rests = now < self._address_rests.get(address, 0.0)
             if address in self._dials or address in in_use or rests:
@@ -234,7 +246,11 @@ class Ways:
         if self._dials.pop(address, None) is None:
             pipe.close()
             return
-        name = knock(self._device_id, self._owner.random_bytes(RANDOM_BYTES))
+        # An address that a person has told may be translated on the way; one that somebody has
+        # announced must be his own, or he could pass the knock on.
+        told = address in self._host.peer.addresses
+        where = "" if told else pipe.remote
+        name = knock(self._device_id, self._owner.random_bytes(RANDOM_BYTES), where)
         engine = self._owner.contexts.dial(self._check_key, name)
         channel = Channel(
             b"", engine, dialled=True, now=self._now(), max_content_bytes=DIRECT_PIECE_BYTES
@@ -260,11 +276,17 @@ class Ways:
             self._tried.add(id(link))
         if self.active is not None or not self._host.wants_path:
             return
-        if self._realm_at < math.inf and not self._dials:
+        if self._realm_at < math.inf:
+            if self._dials:
+                return
             self._realm_at = math.inf
-        if self.is_seeking or self._dial_realm():
+        if self._is_dialling_realm() or self._dial_realm():
             return
         self._tried.clear()
+        if self.is_seeking:
+            # Somebody who never finishes a handshake must not keep the realm from being tried.
+            self._redial_later()
+            return
         # Nobody at this end can do more: whoever waits shall know, and it is tried again later.
         self._host.no_way(problem)
         self.seek_later()
@@ -521,9 +543,9 @@ class Ways:
         elif self._host.wants_path:
             self._failures = 0
             self._realm_at = self._redial_at = math.inf
-            if self._dials or not self.is_seeking:
+            self._dial_direct()
+            if not self._is_dialling_realm():
                 self._dial_realm()
-            self.seek()
 
     def refused(self, link: Link, error: Error) -> None:
         """The realm dropped something for this peer: its TLS stream has a hole."""
@@ -538,10 +560,7 @@ class Ways:
         """The peer may be listening somewhere else now."""
         if self.active is None:
             if self._host.wants_path:
-                self._redial_at = math.inf
-                if self.is_seeking:
-                    self._dial_direct()
-                self.seek()
+                self._dial_direct()
         elif not self.active.is_direct:
             self._direct_at = self._now()
 
@@ -581,30 +600,38 @@ class Ways:
                 self._look(leg, now)
         self.consider()
         self._prune(now)
-        active = self.active
-        if active is not None and active.health.is_suspect:
-            if now >= self._alternative_at or self._alternative_at == math.inf:
-                self._alternative_at = now + SUSPECT_RETRY_SECONDS
-                self._tried.clear()
-                self._dial_direct()
-                self._dial_realm()
-        else:
-            self._alternative_at = math.inf
+        self._look_for_another(now)
         if now >= self._direct_at:
-            self._direct_at = now + DIRECT_RETRY_SECONDS
-            if active is None or active.is_direct:
-                self._direct_at = math.inf
-            else:
+            self._direct_at = math.inf
+            if self.active is not None and not self.active.is_direct:
+                self._direct_at = now + DIRECT_RETRY_SECONDS
                 self._dial_direct()
         if now >= self._realm_at:
             self._realm_at = math.inf
-            if active is None and not self._dial_realm() and not self.is_seeking:
+            if self.active is None and not self._dial_realm() and not self.is_seeking:
                 self._way_failed(None, PeerUnreachableError("no realm is connected"))
         if now >= self._redial_at:
             self._redial_at = math.inf
-            if self._host.wants_path:
-                self._tried.clear()
-                self.seek()
+            self._redial()
+
+    def _look_for_another(self, now: float) -> None:
+        """Dial other ways while the path in use is suspect."""
+        if self.active is None or not self.active.health.is_suspect:
+            self._alternative_at = math.inf
+        elif now >= self._alternative_at or self._alternative_at == math.inf:
+            self._alternative_at = now + SUSPECT_RETRY_SECONDS
+            self._tried.clear()
+            self._dial_direct()
+            self._dial_realm()
+
+    def _redial(self) -> None:
+        if self.active is not None or not self._host.wants_path:
+            return
+        self._tried.clear()
+        if not self.is_seeking:
+            self.seek()
+        elif not self._is_dialling_realm() and not self._dial_realm():
+            self._redial_later()
 
     def _look(self, leg: Leg, now: float) -> None:
         if now >= leg.ends_at():

@@ -23,6 +23,7 @@ from abst.tls import ChannelContexts
 
 ALICE, BOB, MALLORY = (Identity.generate() for _ in range(3))
 STEP_BYTES = 100
+HERE = "192.0.2.7:4000"
 
 
 class MemoryPipe:
@@ -34,7 +35,8 @@ class MemoryPipe:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = self.remote = address
+        self.local = HERE
         self.owner: PipeOwner | None = None
         self.written = bytearray()
         self.closed = 0
@@ -78,9 +80,13 @@ class House:
 
     def __init__(self) -> None:
         self.reactor = Clock()
-        self.contexts = ChannelContexts(BOB, Door(BOB.device_id).admits)
+        self.contexts = ChannelContexts(BOB)
+        self.door = Door(BOB.device_id)
         self.arrived: list[tuple[DeviceID, Pipe, Channel, list[Packet]]] = []
         self.refused: list[bytes] = []
+
+    def admits_knock(self, server_name: bytes | None, local: str) -> bool:
+        return self.door.admits(server_name, [local])
 
     def check_visitor(self, key: bytes) -> None:
         if key in self.refused:
@@ -102,7 +108,7 @@ class Visitor:
 
     def __init__(self, pipe: MemoryPipe, target: Identity = BOB) -> None:
         self.pipe = pipe
-        name = knock(target.device_id, os.urandom(RANDOM_BYTES))
+        name = knock(target.device_id, os.urandom(RANDOM_BYTES), HERE)
         engine = ChannelContexts(ALICE).dial(lambda key: None, name)
         self.channel = Channel(
             b"", engine, dialled=True, now=0.0, max_content_bytes=DIRECT_PIECE_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Final
 
 from hypothesis import assume, given
@@ -51,6 +52,17 @@ class DoorTests(TestCase):
     def test_a_knock_for_another_device_is_refused_and_uses_nothing_up(self) -> None:
         self.assertFalse(self.door.admits(knock(ALICE.device_id, RANDOM)))
         self.assertTrue(self.door.admits(knock(BOB.device_id, RANDOM)))
+
+    def test_a_knock_for_an_address_is_good_only_there(self) -> None:
+        """Who has lured a dialler to himself cannot knock at the device with what he got."""
+        name = knock(BOB.device_id, RANDOM, "192.0.2.66:4000")
+        self.assertFalse(self.door.admits(name))
+        self.assertFalse(self.door.admits(name, ["192.0.2.7:4000", "192.0.2.66:4001"]))
+        self.assertTrue(self.door.admits(name, ["192.0.2.7:4000", "192.0.2.66:4000"]))
+        self.assertFalse(self.door.admits(name, ["192.0.2.66:4000"]))
+
+    def test_an_address_that_a_person_told_may_be_any(self) -> None:
+        self.assertTrue(self.door.admits(knock(BOB.device_id, RANDOM), ["192.0.2.7:4000"]))
 
     def test_no_name_is_no_knock(self) -> None:
         for name in (None, b"", b".", b"localhost", bytes(65), b"\xff" * 65):
@@ -129,7 +141,8 @@ class HandshakeTests(TestCase):
     """Knocking at a real TLS server."""
 
     def setUp(self) -> None:
-        self.port = ChannelContexts(BOB, Door(BOB.device_id).admits)
+        self.port = ChannelContexts(BOB)
+        self.door: Callable[[bytes | None], bool] = Door(BOB.device_id).admits
         self.server_saw, self.client_saw = Seen(), Seen()
 
     def dial(
@@ -141,7 +154,7 @@ class HandshakeTests(TestCase):
     ) -> tuple[TlsEngine, TlsEngine, bytes]:
         """Let two engines talk until neither has more; return them, and what the server said."""
         client = ChannelContexts(identity).dial(self.client_saw, server_name)
-        server = self.port.accept(self.server_saw, wants_knock=wants_knock)
+        server = self.port.accept(self.server_saw, self.door if wants_knock else None)
         client.start()
         said = b""
         while sent := client.data_to_send():
@@ -202,7 +215,7 @@ class HandshakeTests(TestCase):
         self.assertNotIn(BOB.public_key[-32:], said)
 
     def test_who_knows_nothing_about_knocking_admits_nobody(self) -> None:
-        self.port = ChannelContexts(BOB)
+        self.door = lambda name: False
         self.assert_shut(knock(BOB.device_id, os.urandom(RANDOM_BYTES)))
 
     def test_over_a_realm_nobody_knocks(self) -> None:
@@ -211,7 +224,7 @@ class HandshakeTests(TestCase):
 
     @given(garbage=st.binary(min_size=1, max_size=200))
     def test_any_other_bytes_get_no_certificate(self, garbage: bytes) -> None:
-        server = self.port.accept(self.server_saw, wants_knock=True)
+        server = self.port.accept(self.server_saw, self.door)
         server.receive_data(garbage)
         self.assertLessEqual(len(server.data_to_send()), 7)
         self.assertFalse(server.established)
