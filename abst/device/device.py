@@ -14,7 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 
-from abst.address import RealmAddress, format_host_port
+from abst.address import MAX_ADDRESS_CHARACTERS, RealmAddress, format_host_port
 from abst.device.announcement import AnyAnnouncement
 from abst.device.arrivals import Arrivals
 from abst.device.carriers import Pipe
@@ -412,7 +412,8 @@ class Device(Service):
         if self._tells_observed_address:
             observed = [link.observed_address for link in self.links_up()]
             found += [format_host_port(at[0], port) for at in observed if at is not None]
-        return list(dict.fromkeys(found))[:MAX_ADDRESSES]
+        fitting = [address for address in found if len(address) <= MAX_ADDRESS_CHARACTERS]
+        return list(dict.fromkeys(fitting))[:MAX_ADDRESSES]
 
     def told_addresses(self, device_id: DeviceID, addresses: list[str]) -> None:
         """Note where a peer says that it listens."""

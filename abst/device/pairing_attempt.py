@@ -412,6 +412,8 @@ class PairingAttempt:
 
     def _went_wrong(self, failure: Failure) -> None:
         problem = failure.value
+        if self._is_over:
+            return
         if isinstance(problem, AbstError):
             self.failed(problem)
         else:
