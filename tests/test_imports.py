@@ -27,6 +27,7 @@ PURE = (
     "abst.errors",
     "abst.framing",
     "abst.packets",
+    "abst.device.agreement",
     "abst.device.announcement",
     "abst.device.key_check",
     "abst.device.knock",

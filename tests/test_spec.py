@@ -15,6 +15,7 @@ from abst.device import (
     arrivals,
     channel,
     connection,
+    dialling,
     key_check,
     knock,
     link,
@@ -313,10 +314,10 @@ class OtherTests(TestCase):
             "seconds that a path rests that was suspect, at most": paths.MAX_REST_SECONDS,
             "seconds that an older path stays after a move": ways.GRACE_SECONDS,
             "seconds that the realm is dialled later than a direct address": (
-                ways.REALM_LAG_SECONDS
+                dialling.REALM_LAG_SECONDS
             ),
             "seconds between tries of direct addresses while a realm is used": (
-                ways.DIRECT_RETRY_SECONDS
+                dialling.DIRECT_RETRY_SECONDS
             ),
             "seconds without a use after which a path is closed": connection.IDLE_SECONDS,
             "the same, when only Hello was said": connection.HELLO_SECONDS,

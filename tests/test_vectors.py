@@ -15,8 +15,8 @@ from twisted.trial.unittest import TestCase
 from abst import codec, packets
 from abst.address import RealmAddress, format_pin
 from abst.device import key_check
+from abst.device.agreement import common_session
 from abst.device.channel import begins_channel, split_content
-from abst.device.connection import common_session
 from abst.device.device import Device
 from abst.device.knock import Door, knock
 from abst.device.pairing import Ends, Pairing, Role, Show, Store, Way

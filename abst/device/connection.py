@@ -7,19 +7,19 @@ the session.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst import codec
+from abst.device.agreement import Agreement
 from abst.device.carriers import Pipe
 from abst.device.channel import Channel
 from abst.device.flow import Flow
@@ -32,6 +32,7 @@ from abst.device.peers import Peer
 from abst.device.protocol import DeviceProtocol
 from abst.device.session import Session
 from abst.device.session_store import EndedSessions, SavedSession, SessionStore
+from abst.device.session_writer import SessionWriter
 from abst.device.ways import Ways, WaysOwner
 from abst.device_id import DeviceID
 from abst.errors import (
@@ -49,7 +50,6 @@ from abst.errors import (
 from abst.packets import (
     FIRST_APPLICATION_ID,
     LAST_PACKET_ID,
-    SESSION_ID_BYTES,
     Application,
     Error,
     Heartbeat,
@@ -65,15 +65,6 @@ IDLE_SECONDS: Final = 60.0
 
 HELLO_SECONDS: Final = 10.0
 """A path over which only Hello was said is closed after so long."""
-
-SESSION_LABEL: Final = b"ABST session 1"
-
-
-def common_session(one: bytes, other: bytes) -> bytes:
-    """Return the ID of the session of two devices that have proposed different ones."""
-    return hashlib.sha256(SESSION_LABEL + min(one, other) + max(one, other)).digest()[
-        :SESSION_ID_BYTES
-    ]
 
 
 class Owner(WaysOwner, Protocol):
@@ -135,14 +126,13 @@ class PeerConnection:
         self.ways = Ways(owner, self, device_id)
         self._pending = _Pending()
         self._flow = Flow()
-        self._fresh_id: bytes | None = None
-        self._former_id: bytes | None = None
+        self._agreement = Agreement(owner.random_bytes)
         self._give_up_at = math.inf
         self._expires_at = math.inf
         self._used_at = -math.inf
         self._kept_there = False
         self._ending = False
-        self._transport: _Transport | None = None
+        self._transport: SessionWriter | None = None
         self._is_pairing = False
         self._stored_received = 0
         self._stopped = False
@@ -168,9 +158,9 @@ class PeerConnection:
     def open(self) -> DeviceProtocol | None:
         """Return the session's protocol at once; what is sent waits until a channel carries it."""
         if self.session is None:
-            self._make_protocol(self._make_session(self._own_id()))
+            self._make_protocol(self._make_session(self._agreement.own_id(None)))
             self._use()
-            self.ways.seek()
+            self.ways.dialling.seek()
             self._flush_soon()
         return None if self._ending else self.protocol
 
@@ -208,7 +198,7 @@ class PeerConnection:
         self.ways.close_all(problem)
         for waiting in reversed(lost):
             waiting.errback(problem)
-        self.ways.seek_later()
+        self.ways.dialling.seek_later()
         self._arm()
 
     def _restored(self, saved: SavedSession) -> Session:
@@ -224,7 +214,7 @@ class PeerConnection:
 
     def probe(self) -> None:
         """Dial once, to say Hello; nothing is tried again when nobody answers."""
-        self.ways.seek()
+        self.ways.dialling.seek()
         self.settle()
 
     def cancel_pairing(self) -> None:
@@ -247,7 +237,7 @@ class PeerConnection:
         if self._is_pairing:
             patience = PAIRING_SECONDS
         self._give_up_at = min(self._give_up_at, self._now() + patience)
-        self.ways.seek()
+        self.ways.dialling.seek()
         self.settle()
         return waiting
 
@@ -347,7 +337,7 @@ class PeerConnection:
                     self._rest()
                 self.ways.drop(leg, PeerUnreachableError(f"{self.peer} has closed the channel"))
                 if leg.channel.dialled and not leg.is_proved:
-                    self.ways.seek_later()
+                    self.ways.dialling.seek_later()
 
     def adopt(self, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]) -> None:
         """Take a direct connection on which the peer has proved its key."""
@@ -361,7 +351,7 @@ class PeerConnection:
 
     def link_up(self, link: Link) -> None:
         """A way has opened: dial if somebody waits for one."""
-        self.ways.link_up()
+        self.ways.dialling.link_up()
         self.settle()
 
     def refused(self, link: Link, error: Error) -> None:
@@ -371,7 +361,7 @@ class PeerConnection:
 
     def addresses_changed(self) -> None:
         """The peer may be listening somewhere else now."""
-        self.ways.addresses_changed()
+        self.ways.dialling.addresses_changed()
         self.settle()
 
     def leave_lan(self) -> None:
@@ -527,31 +517,20 @@ class PeerConnection:
         """Whether a person has asked for a pairing with this peer, on the next channel."""
         return self._is_pairing
 
-    def _own_id(self) -> bytes:
-        """Return the session ID to propose."""
-        if self.session is not None:
-            return self.session.session_id
-        if self._fresh_id is None:
-            self._fresh_id = self._owner.random_bytes(SESSION_ID_BYTES)
-        return self._fresh_id
-
     def own_session(self) -> tuple[bytes, int]:
         """Return the session ID to propose, and what has been received of it."""
         ended = self._owner.ended_sessions.get(self.device_id)
         if ended is not None:
             return ended
-        return self._own_id(), 0 if self.session is None else self.session.received
+        received = 0 if self.session is None else self.session.received
+        return self._agreement.own_id(self.session), received
 
     def agree_on_session(self, proposed: bytes) -> tuple[bytes, int]:
         """Return the session ID that counts, and what has been received of it."""
         ended = self._owner.ended_sessions.get(self.device_id)
         if ended is not None and ended[0] == proposed:
             return ended
-        session, own = self.session, self._own_id()
-        is_former = self._former_id is not None and common_session(self._former_id, proposed) == own
-        if session is not None and (proposed == own or is_former):
-            return own, session.received
-        return common_session(own, proposed), 0
+        return self._agreement.decide(self.session, proposed)
 
     def introduced(self, introduction: Introduction) -> None:
         """Let the session that the Hellos agreed on use the channel."""
@@ -583,16 +562,16 @@ class PeerConnection:
 
     def _session_for(self, agreed: bytes, leg: Leg) -> Session | None:
         """Return the session that has the ID agreed on from now on; end one that was lost."""
-        former, session = self._own_id(), self.session
-        if former != agreed:
-            self._former_id = former
+        session = self.session
+        former = self._agreement.own_id(session)
+        self._agreement.agreed(former, agreed)
         if session is None or session.session_id == agreed:
             return session
         if session.has_progressed or self._ending:
             lost = SessionEndedError(f"{self.peer} has lost it", session.unacknowledged)
             problem = lost if session.unacknowledged or not self._ending else None
             self._end_session(problem, known_there=True, but=leg)
-            self._former_id = former
+            self._agreement.agreed(former, agreed)
             # The application may have begun the next one, and have sent something in it.
             session = self.session
         if session is not None:
@@ -649,7 +628,7 @@ class PeerConnection:
 
     def _make_session(self, session_id: bytes) -> Session:
         session = self.session = Session(session_id)
-        self._fresh_id = None
+        self._agreement.begun()
         self._stored_received = 0
         self._write(lambda store: store.begin(self.device_id, session_id))
         return session
@@ -665,7 +644,7 @@ class PeerConnection:
                 PeerUnreachableError(f"the application refuses a session with {self.peer}")
             )
             return
-        self._transport = _Transport(self)
+        self._transport = SessionWriter(self)
         self._call(protocol.makeConnection, self._transport)
 
     def _take_heartbeat(self, leg: Leg, session: Session, heartbeat: Heartbeat) -> None:
@@ -677,7 +656,7 @@ class PeerConnection:
             return
         if heartbeat.addresses is not None:
             self._owner.told_addresses(self.device_id, heartbeat.addresses)
-            self.ways.addresses_changed()
+            self.ways.dialling.addresses_changed()
         if heartbeat.first is not None:
             leg.begins(heartbeat.first, session.received)
             self._kept_there = bool(heartbeat.keep)
@@ -721,7 +700,7 @@ class PeerConnection:
         lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
         self._write(lambda store: store.end(self.device_id))
         self.session = self._transport = None
-        self._fresh_id = self._former_id = None
+        self._agreement.ended()
         protocol, self.protocol = self.protocol, None
         sent, self._pending.sent = self._pending.sent, deque()
         self._expires_at = math.inf
@@ -733,7 +712,7 @@ class PeerConnection:
             if leg.introduction.hello_sent and leg is not but and not leg.buries:
                 self.ways.drop(leg, lost)
         if problem is None:
-            self.ways.succeeded()
+            self.ways.dialling.succeeded()
         for acknowledged in sent:
             acknowledged.errback(lost)
         self._call(flow.stop)
@@ -821,7 +800,7 @@ class PeerConnection:
             self._call(self._flow.update, self.session.waiting_bytes)
         if self.ways.active is None and self.wants_path:
             self._seek()
-        elif not self.ways.legs and not self.ways.is_seeking and self._is_over():
+        elif not self.ways.legs and not self.ways.dialling.is_seeking and self._is_over():
             self._disarm()
             self._owner.connection_idle(self)
             return
@@ -830,7 +809,7 @@ class PeerConnection:
     def _seek(self) -> None:
         if self._expires_at == math.inf and self.session is not None:
             self._wait_for_path()
-        self.ways.seek_later()
+        self.ways.dialling.seek_later()
 
     def _is_over(self) -> bool:
         return self.session is None and not self._pending.connects and self._flush_call is None
@@ -936,55 +915,3 @@ class PeerConnection:
 
     def _log_failure(self) -> None:
         self.log.failure("an application's hook failed")
-
-
-class _Transport:
-    """What one protocol writes to: the connection, for as long as its session lives."""
-
-    def __init__(self, connection: PeerConnection) -> None:
-        self._connection = connection
-
-    @property
-    def peer(self) -> Peer:
-        return self._connection.peer
-
-    @property
-    def path(self) -> Path | None:
-        return self._connection.path if self._is_alive() else None
-
-    def send_packet(self, packet_id: int, content: Any) -> Deferred[None]:
-        if not self._is_alive():
-            raise LocalProtocolError("the session has ended")
-        return self._connection.send_packet(packet_id, content)
-
-    @property
-    def is_waiting(self) -> bool:
-        return self._is_alive() and self._connection.is_waiting
-
-    def waiting(self) -> list[tuple[int, int, Any, bool]]:
-        return self._connection.waiting() if self._is_alive() else []
-
-    def replace_packet(self, number: int, packet_id: int, content: Any) -> bool:
-        return self._is_alive() and self._connection.replace_packet(number, packet_id, content)
-
-    def register_producer(self, producer: Any, streaming: bool) -> None:
-        if not self._is_alive():
-            producer.stopProducing()
-            return
-        self._connection.register_producer(producer, streaming)
-
-    def unregister_producer(self) -> None:
-        if self._is_alive():
-            self._connection.unregister_producer()
-
-    def ping(self) -> Deferred[float]:
-        if not self._is_alive():
-            return fail(PeerUnreachableError(f"{self.peer}: the session has ended"))
-        return self._connection.ping()
-
-    def end(self) -> None:
-        if self._is_alive():
-            self._connection.end()
-
-    def _is_alive(self) -> bool:
-        return self._connection.is_written_by(self)

@@ -1,19 +1,16 @@
-"""The ways to one peer: dialling, accepting, watching channels, and moving between them.
+"""The ways to one peer: every channel with it, how well each does, and which of them is used.
 
-Owns every channel with the peer and which of them is used (spec: channel.md, "Paths"). What a
-session is, and what packets mean, is its host's business.
+Spec: channel.md, "Paths". What is dialled, and when, is ``dialling``'s business; what a session is,
+and what packets mean, is the host's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-
+from abst.device import dialling
 from abst.device.carriers import (
     DIRECT_PIECE_BYTES,
     Carrier,
@@ -23,11 +20,9 @@ from abst.device.carriers import (
 )
 from abst.device.channel import Channel, ChannelState
 from abst.device.introduction import Host, Household, Introduction
-from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.leg import Leg
-from abst.device.link import Link, next_wait_seconds
+from abst.device.link import Link
 from abst.device.paths import FOLLOWER_SECONDS, PROOFS, Path, Reason, choose
-from abst.device.peers import Peer
 from abst.device_id import DeviceID
 from abst.errors import (
     AbstError,
@@ -38,14 +33,7 @@ from abst.errors import (
     explain,
 )
 from abst.packets import CHANNEL_NUMBER_BYTES, Error, Heartbeat, Packet
-from abst.tls import ChannelContexts
-
-REALM_LAG_SECONDS: Final = 0.25
-"""The realm is dialled so much later than a direct address."""
-
-DIRECT_RETRY_SECONDS: Final = 60.0
-ADDRESS_REST_SECONDS: Final = 5.0
-"""An address that did not answer is left alone for so long."""
+from abst.tls import TlsEngine
 
 STEADY_SECONDS: Final = 5.0
 """A path that has lasted so long was a good one: after it the next is dialled at once."""
@@ -56,40 +44,16 @@ LOST_DIAL_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 2.0
 """How long an older channel stays after a move."""
 
-SUSPECT_RETRY_SECONDS: Final = 5.0
-MAX_ADDRESSES_AT_ONCE: Final = 8
-MAX_RESTING_ADDRESSES: Final = 64
 MAX_ARRIVED: Final = 4
 """Accepted channels of one peer that are not through yet, or are not used."""
 
 
-class WaysOwner(Household, Protocol):
+class WaysOwner(Household, dialling.Owner, Protocol):
     """What is needed of the device."""
 
-    reactor: Any
-    contexts: ChannelContexts
-    random_fraction: Callable[[], float]
 
-    def links_up(self) -> list[Link]:
-        """Return the links that a peer could be reached over, best first."""
-
-    def addresses_of(self, device_id: DeviceID) -> list[str]:
-        """Return where a peer may be listening, as ``HOST:PORT``, most likely first."""
-
-    def dial_direct(self, address: str) -> Deferred[Pipe]:
-        """Connect to an address."""
-
-
-class WaysHost(Host, Protocol):
+class WaysHost(Host, dialling.Host, Protocol):
     """Whoever needs a path."""
-
-    @property
-    def peer(self) -> Peer:
-        """The peer, as it is known now."""
-
-    @property
-    def wants_path(self) -> bool:
-        """Whether a path is to be looked for again and again."""
 
     def packet_received(self, leg: Leg, packet: Packet, size: int, now: float) -> None:
         """A packet came on a channel whose introduction is over."""
@@ -106,12 +70,6 @@ class WaysHost(Host, Protocol):
     def broken(self, problem: RemoteProtocolError) -> None:
         """The peer breaks the protocol: sent again, it would be as wrong."""
 
-    def no_way(self, problem: AbstError) -> None:
-        """Everything was tried just now."""
-
-    def changed(self) -> None:
-        """Something has happened outside of a call: settle soon."""
-
     def settle(self) -> None:
         """Send what is due, and set the timer."""
 
@@ -127,6 +85,7 @@ class Ways:
     Attributes:
         legs: the channels, by key.
         active: the channel that is used, or None.
+        dialling: what is dialled to have more of them.
     """
 
     def __init__(self, owner: WaysOwner, host: WaysHost, device_id: DeviceID) -> None:
@@ -139,12 +98,8 @@ class Ways:
         self._reason = Reason.FIRST
         self._asked_for: Leg | None = None
         self._moved_at = 0.0
-        self._dials: dict[str, Deferred[Pipe]] = {}
-        self._address_rests: dict[str, float] = {}
-        self._tried: set[int] = set()
-        self._failures = 0
         self._next_ping = 0
-        self._redial_at = self._realm_at = self._direct_at = self._alternative_at = math.inf
+        self.dialling = dialling.Dialling(owner, host, self, device_id)
 
     @property
     def path(self) -> Path | None:
@@ -155,141 +110,6 @@ class Ways:
         return replace(
             leg.carrier.path, rtt_seconds=leg.health.rtt_seconds, reason=self._reason.value
         )
-
-    @property
-    def is_seeking(self) -> bool:
-        """Whether a dial is on its way."""
-        return (
-            bool(self._dials)
-            or self._realm_at < math.inf
-            or any(not leg.is_proved and not leg.buries for leg in self.legs.values())
-        )
-
-    # Seeking.
-
-    def seek(self) -> None:
-        """Look for a path, if there is none and none is being looked for."""
-        if self.active is not None or self.is_seeking:
-            return
-        self._redial_at = math.inf
-        self._dial_direct()
-        if self._dials:
-            self._realm_at = self._now() + REALM_LAG_SECONDS
-        elif not any(not leg.is_proved for leg in self.legs.values()):
-            self._dial_realm()
-
-    def seek_later(self) -> None:
-        """Look for a path again: at once after a good one, and later each time that it fails."""
-        if self._host.wants_path and not self.is_seeking:
-            self._redial_later()
-
-    def _redial_later(self) -> None:
-        if self._redial_at < math.inf:
-            return
-        wait = 0.0
-        if self._failures:
-            wait = next_wait_seconds(self._failures, None, self._owner.random_fraction())
-        self._failures += 1
-        self._redial_at = self._now() + wait
-
-    def succeeded(self) -> None:
-        """Forget earlier failures."""
-        self._failures = 0
-
-    def rest(self) -> None:
-        """Look for no path any more."""
-        self._redial_at = self._realm_at = self._direct_at = self._alternative_at = math.inf
-        dials, self._dials = self._dials, {}
-        for waiting in dials.values():
-            waiting.cancel()
-
-    def _is_dialling_realm(self) -> bool:
-        return any(not leg.is_proved and not leg.is_direct for leg in self.legs.values())
-
-    def _dial_realm(self) -> bool:
-        """Dial over the next realm that was not tried; False when there is none."""
-        used = {id(leg.carrier.slot) for leg in self.legs.values()}
-        for link in self._owner.links_up():
-            if id(link) not in self._tried and id(link) not in used:
-                number = self._owner.random_bytes(CHANNEL_NUMBER_BYTES)
-                engine = self._owner.contexts.dial(self._check_key)
-                self._add_realm(link, number, engine, dialled=True)
-                return True
-        return False
-
-    def _dial_direct(self) -> None:
-        """Dial every address that might be the peer's."""
-        now = self._now()
-        in_use = {
-            leg.carrier.path.address
-            for leg in self.legs.values()
-            if leg.is_direct and not leg.health.is_suspect
-        }
-        if len(self._address_rests) > MAX_RESTING_ADDRESSES:
-            resting = self._address_rests.items()
-            self._address_rests = {at: until for at, until in resting if until > now}
-        for address in self._owner.addresses_of(self._device_id):
-            begun = sum(leg.is_direct and not leg.is_proved for leg in self.legs.values())
-            if len(self._dials) + begun >= MAX_ADDRESSES_AT_ONCE:
-                return
-            rests = now < self._address_rests.get(address, 0.0)
-            if address in self._dials or address in in_use or rests:
-                continue
-            self._address_rests[address] = now + ADDRESS_REST_SECONDS
-            waiting = self._dials[address] = self._owner.dial_direct(address)
-            waiting.addCallbacks(
-                self._connected, self._not_connected, callbackArgs=(address,),
-                errbackArgs=(address,),
-            )  # fmt: skip
-
-    def _connected(self, pipe: Pipe, address: str) -> None:
-        if self._dials.pop(address, None) is None:
-            pipe.close()
-            return
-        # An address that a person has told may be translated on the way; one that somebody has
-        # announced must be his own, or he could pass the knock on.
-        told = address in self._host.peer.addresses
-        where = "" if told else pipe.remote
-        name = knock(self._device_id, self._owner.random_bytes(RANDOM_BYTES), where)
-        engine = self._owner.contexts.dial(self._check_key, name)
-        channel = Channel(
-            b"", engine, dialled=True, now=self._now(), max_content_bytes=DIRECT_PIECE_BYTES
-        )
-        self._add_direct(pipe, channel)
-        self._host.changed()
-
-    def _not_connected(self, failure: Failure, address: str) -> None:
-        if self._dials.pop(address, None) is None:
-            return
-        problem = failure.value
-        if not isinstance(problem, AbstError):
-            problem = PeerUnreachableError(f"{address}: {failure.getErrorMessage()}")
-        if self.active is None or not self.active.is_direct:
-            # There may be more addresses than are dialled at once.
-            self._dial_direct()
-        self._way_failed(None, problem)
-        self._host.changed()
-
-    def _way_failed(self, link: object, problem: AbstError) -> None:
-        """Try the next way, or say that there is none."""
-        if link is not None:
-            self._tried.add(id(link))
-        if self.active is not None or not self._host.wants_path:
-            return
-        if self._realm_at < math.inf:
-            if self._dials:
-                return
-            self._realm_at = math.inf
-        if self._is_dialling_realm() or self._dial_realm():
-            return
-        self._tried.clear()
-        if self.is_seeking:
-            # Somebody who never finishes a handshake must not keep the realm from being tried.
-            self._redial_later()
-            return
-        # Nobody at this end can do more: whoever waits shall know, and it is tried again later.
-        self._host.no_way(problem)
-        self.seek_later()
 
     # Accepting.
 
@@ -305,7 +125,7 @@ class Ways:
                 RealmCarrier(link, self._device_id, number).close()
                 if self._now() >= other.channel.opened_at + LOST_DIAL_SECONDS:
                     self.drop(other, PeerUnreachableError("the dial was lost"))
-                    self._dial_realm()
+                    self.dialling.dial_realm()
                 return None
             else:
                 self.drop(other, PeerUnreachableError("the other side's dial counts"))
@@ -323,7 +143,18 @@ class Ways:
             self.drop(arrived[0], PeerUnreachableError("the other side has dialled again"))
         return self._add_direct(pipe, channel)
 
-    def _add_realm(self, link: Link, number: bytes, engine: Any, *, dialled: bool) -> Leg:
+    def dial_over_realm(self, link: Link, number: bytes, engine: TlsEngine) -> None:
+        """Begin a channel over a realm."""
+        self._add_realm(link, number, engine, dialled=True)
+
+    def dial_over_pipe(self, pipe: Pipe, engine: TlsEngine) -> None:
+        """Begin a channel on a direct connection."""
+        channel = Channel(
+            b"", engine, dialled=True, now=self._now(), max_content_bytes=DIRECT_PIECE_BYTES
+        )
+        self._add_direct(pipe, channel)
+
+    def _add_realm(self, link: Link, number: bytes, engine: TlsEngine, *, dialled: bool) -> Leg:
         channel = Channel(
             number,
             engine,
@@ -441,12 +272,7 @@ class Ways:
         self._reason = reason
         self._moved_at = now
         leg.next_out = None
-        self._tried.clear()
-        self._redial_at = self._realm_at = self._alternative_at = math.inf
-        if leg.is_direct:
-            self.rest()
-        else:
-            self._direct_at = now
+        self.dialling.moved(is_direct=leg.is_direct)
         self._host.moved()
 
     def _prune(self, now: float) -> None:
@@ -482,8 +308,7 @@ class Ways:
         if was_proved and isinstance(problem, RemoteProtocolError):
             self._host.broken(problem)
         elif leg.channel.dialled and not was_proved:
-            link = leg.carrier.slot
-            self._way_failed(link, problem)
+            self.dialling.way_failed(leg.carrier.slot, problem)
 
     def drop(self, leg: Leg, problem: AbstError) -> None:
         """Forget a channel; tell the other end."""
@@ -500,15 +325,15 @@ class Ways:
             return
         self.active = None
         if now >= self._moved_at + STEADY_SECONDS:
-            self._failures = 0
-        self._direct_at = math.inf
+            self.dialling.succeeded()
+        self.dialling.lost()
         self.consider()
         if self.active is None:
             self._host.moved()
 
     def close_all(self, problem: AbstError) -> None:
         """Drop every channel."""
-        self.rest()
+        self.dialling.rest()
         for leg in [leg for leg in self.legs.values() if leg is not self.active]:
             self.drop(leg, problem)
         if self.active is not None:
@@ -523,9 +348,7 @@ class Ways:
 
     def leave_lan(self) -> None:
         """Give up what goes over the local network, or is being dialled there."""
-        dials, self._dials = self._dials, {}
-        for waiting in dials.values():
-            waiting.cancel()
+        self.dialling.leave_lan()
         for leg in [leg for leg in self.legs.values() if leg.is_direct]:
             self.drop(leg, PeerUnreachableError("the local network is not used any more"))
 
@@ -534,19 +357,6 @@ class Ways:
         for leg in [leg for leg in self.legs.values() if leg.carrier.slot is link]:
             self.drop(leg, PeerUnreachableError("the connection to the realm is gone"))
 
-    def link_up(self) -> None:
-        """A realm can be used: dial if somebody waits for a path."""
-        self._tried.clear()
-        if self.active is not None:
-            if self.active.health.is_suspect:
-                self._dial_realm()
-        elif self._host.wants_path:
-            self._failures = 0
-            self._realm_at = self._redial_at = math.inf
-            self._dial_direct()
-            if not self._is_dialling_realm():
-                self._dial_realm()
-
     def refused(self, link: Link, error: Error) -> None:
         """The realm dropped something for this peer: its TLS stream has a hole."""
         lost = [leg for leg in self.legs.values() if leg.carrier.slot is link]
@@ -554,38 +364,21 @@ class Ways:
         for leg in lost:
             self.drop(leg, problem)
         if lost and error.code == Code.TARGET_ABSENT:
-            self._way_failed(link, problem)
-
-    def addresses_changed(self) -> None:
-        """The peer may be listening somewhere else now."""
-        if self.active is None:
-            if self._host.wants_path:
-                self._dial_direct()
-        elif not self.active.is_direct:
-            self._direct_at = self._now()
+            self.dialling.way_failed(link, problem)
 
     def network_changed(self) -> None:
         """Something has happened to this device's network: doubt every path."""
-        self._address_rests.clear()
         for leg in list(self.legs.values()):
             if leg.is_proved:
                 leg.health.doubt()
                 self.ping(leg)
-        if self._host.wants_path:
-            self._failures = 0
-        self.addresses_changed()
+        self.dialling.network_changed()
 
     # Time.
 
     def next_deadline(self) -> float:
         """Return when ``handle_deadline`` wants to be called; infinity for never."""
-        due = min(
-            self._redial_at,
-            self._realm_at,
-            self._direct_at,
-            self._alternative_at,
-            self._prune_at(),
-        )
+        due = min(self.dialling.next_deadline(), self._prune_at())
         for leg in self.legs.values():
             due = min(due, leg.next_deadline())
             if leg.is_proved and leg is not self.active and leg.health.rests_until > self._now():
@@ -600,38 +393,7 @@ class Ways:
                 self._look(leg, now)
         self.consider()
         self._prune(now)
-        self._look_for_another(now)
-        if now >= self._direct_at:
-            self._direct_at = math.inf
-            if self.active is not None and not self.active.is_direct:
-                self._direct_at = now + DIRECT_RETRY_SECONDS
-                self._dial_direct()
-        if now >= self._realm_at:
-            self._realm_at = math.inf
-            if self.active is None and not self._dial_realm() and not self.is_seeking:
-                self._way_failed(None, PeerUnreachableError("no realm is connected"))
-        if now >= self._redial_at:
-            self._redial_at = math.inf
-            self._redial()
-
-    def _look_for_another(self, now: float) -> None:
-        """Dial other ways while the path in use is suspect."""
-        if self.active is None or not self.active.health.is_suspect:
-            self._alternative_at = math.inf
-        elif now >= self._alternative_at or self._alternative_at == math.inf:
-            self._alternative_at = now + SUSPECT_RETRY_SECONDS
-            self._tried.clear()
-            self._dial_direct()
-            self._dial_realm()
-
-    def _redial(self) -> None:
-        if self.active is not None or not self._host.wants_path:
-            return
-        self._tried.clear()
-        if not self.is_seeking:
-            self.seek()
-        elif not self._is_dialling_realm() and not self._dial_realm():
-            self._redial_later()
+        self.dialling.handle_deadline(now)
 
     def _look(self, leg: Leg, now: float) -> None:
         if now >= leg.ends_at():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from abst.device.dialling import DIRECT_RETRY_SECONDS
 from abst.device.paths import DEAD_SECONDS
-from abst.device.ways import DIRECT_RETRY_SECONDS
 from abst.testing import MemoryLanPort
 from tests.device.doubles import HIGHER, LOWER, Base, Notes, NotesFactory, legs_of
 from tests.device.test_schedule import Schedule
