@@ -210,6 +210,29 @@ class RawDevice:
         self.flush(channel)
 
 
+def turn(network: MemoryNetwork, count: int) -> None:
+    """Run a few of the calls that are due, and leave the others on their way."""
+    clock = network.clock
+    for _ in range(count):
+        if clock.calls and clock.calls[0].getTime() <= clock.seconds():
+            call: Any = clock.calls.pop(0)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
+def count_dials(network: MemoryNetwork, device: Device) -> list[float]:
+    """Return a list to which the time of every dial from now on is added."""
+    found: list[float] = []
+    dial = device.contexts.dial
+
+    def counted(check: Any, server_name: bytes | None = None) -> Any:
+        found.append(network.clock.seconds())
+        return dial(check, server_name)
+
+    device.contexts.dial = counted  # type: ignore[method-assign]
+    return found
+
+
 def quietly(waiting: Deferred[Any]) -> None:
     """Say that it does not matter what becomes of it."""
     waiting.addErrback(lambda failure: None)
@@ -310,12 +333,4 @@ class Base(SynchronousTestCase):
 
     def dials(self, device: Device) -> list[float]:
         """Return a list to which the time of every dial from now on is added."""
-        found: list[float] = []
-        dial = device.contexts.dial
-
-        def counted(check: Any, server_name: bytes | None = None) -> Any:
-            found.append(self.network.clock.seconds())
-            return dial(check, server_name)
-
-        device.contexts.dial = counted  # type: ignore[method-assign]
-        return found
+        return count_dials(self.network, device)

@@ -18,7 +18,7 @@ from abst.device import DeviceProtocol
 from abst.device.session_store import SavedSession
 from abst.errors import Code, DatabaseError, LocalProtocolError, RemoteProtocolError
 from abst.testing import MemoryNetwork
-from tests.device.doubles import HIGHER, LOWER, NotesFactory, connection_of
+from tests.device.doubles import HIGHER, LOWER, NotesFactory, connection_of, turn
 
 
 class Disk:
@@ -183,13 +183,7 @@ class DurableSchedule:
             self.network.realm.stop()
 
     def turn(self, count: int) -> None:
-        """Run a few of the calls that are due, and leave the others on their way."""
-        clock = self.network.clock
-        for _ in range(count):
-            if clock.calls and clock.calls[0].getTime() <= clock.seconds():
-                call: Any = clock.calls.pop(0)
-                call.called = 1
-                call.func(*call.args, **call.kw)
+        turn(self.network, count)
 
     def wait(self, seconds: float) -> None:
         self.network.advance(seconds)

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.device import Device, Peer
-from abst.device.pairing import PAIRING_SECONDS
+from abst.device.channel import Channel
+from abst.device.pairing import PAIRING_SECONDS, Ends, Pairing, Role, Way
 from abst.device.pairing_attempt import (
     MAX_LINK_REALMS,
     PairingAttempt,
@@ -22,9 +23,20 @@ from abst.device.words import FIRST_WORDS, PairingCode
 from abst.device_id import DeviceID
 from abst.errors import AbstError, NotTrustedError, PairingError
 from abst.identity import Identity
+from abst.packets import Packet, PairProcess
 from abst.realm.limits import Limits
 from abst.testing import MemoryNetwork
-from tests.device.doubles import HIGHER, LOWER, OTHER, NotesFactory, connection_of, legs_of
+from tests.device.doubles import (
+    HIGHER,
+    LOWER,
+    OTHER,
+    NotesFactory,
+    RawDevice,
+    connection_of,
+    count_dials,
+    legs_of,
+    turn,
+)
 
 
 class Person(PairingObserver):
@@ -34,6 +46,7 @@ class Person(PairingObserver):
         code: what was shown to type in, or None.
         link: what was shown to scan.
         words: what was shown to compare, or None.
+        asked: how often words were shown.
         outcome: the peer, or the problem; None while it goes on.
     """
 
@@ -41,14 +54,15 @@ class Person(PairingObserver):
         self.code: str | None = None
         self.link = ""
         self.words: str | None = None
+        self.asked = 0
         self.outcome: Peer | AbstError | None = None
 
     def offer_ready(self, code: str | None, link: str, seconds: float) -> None:
         self.code, self.link = code, link
 
     def compare(self, words: str) -> None:
-        assert self.words is None
         self.words = words
+        self.asked += 1
 
     def paired(self, peer: Peer) -> None:
         assert self.outcome is None
@@ -315,6 +329,164 @@ class RefusalTests(Base):
         self.assertIn("too often", str(self.person.outcome))
 
 
+class SeveralTriesTests(Base):
+    """More than one device, or more than one channel, tries to pair."""
+
+    def test_a_link_stays_good_when_somebody_else_tries_a_wrong_one(self) -> None:
+        self.offer()
+        carol, hers = self.make("carol", OTHER), Person()
+        self.take(str(PairingLink(self.alice.device_id, bytes(16))), carol, hers)
+        self.assertEqual("wrong_secret", self.code_of(hers.outcome))
+        self.assertIsNone(self.person.outcome)
+        self.take(self.person.link)
+        self.assert_paired()
+        self.assertIsInstance(self.person.outcome, Peer)
+        self.assertIsNone(self.alice.peers.get(carol.device_id))
+
+    def test_a_code_stays_good_when_somebody_else_tries_a_wrong_link(self) -> None:
+        self.offer()
+        carol, hers = self.make("carol", OTHER), Person()
+        self.take(str(PairingLink(self.alice.device_id, bytes(16))), carol, hers)
+        self.take(self.person.code)
+        self.assert_paired()
+        self.assertIsInstance(self.person.outcome, Peer)
+
+    def begin_comparing(self, raw: RawDevice) -> None:
+        """Begin a comparison on a new channel, and go on with it until words are shown."""
+        channel = raw.dial(self.alice.device_id)
+        self.network.settle()
+        raw.hello(channel, paired=False, pairing=True)
+        self.network.settle()
+        own, other = (raw.device_id, raw.identity.public_key), self.alice.identity.public_key
+        ends = Ends(own, (self.alice.device_id, other), channel.exporter())
+        pairing = Pairing(
+            *(Role.INITIATOR, Way.COMPARE, ends),
+            name="raw",
+            secret=b"",
+            random_bytes=self.alice.random_bytes,
+            now=0.0,
+        )
+        pairing.start()
+
+        def say() -> None:
+            while (step := pairing.next_packet()) is not None:
+                raw.say(channel, step)
+
+        def take(on: Channel, packet: Packet) -> None:
+            if on is channel and isinstance(packet, PairProcess):
+                pairing.receive(packet)
+                say()
+
+        raw.took_packet = take
+        say()
+        self.network.settle()
+
+    def hostile(self) -> RawDevice:
+        """Return a device that is played by hand, and that answers no dial."""
+        raw = RawDevice(self.network, OTHER)
+        raw.answers = False
+        self.network.settle()
+        return raw
+
+    def test_who_dials_again_and_again_gets_one_comparison(self) -> None:
+        """Each would be a chance of its own that two texts are found to be alike."""
+        raw = self.hostile()
+        self.offer()
+        for _ in range(3):
+            self.begin_comparing(raw)
+        self.assertEqual(1, self.person.asked)
+        raw.link.stop()
+
+    def test_who_is_dialled_and_dials_again_and_again_gets_one_comparison(self) -> None:
+        raw = self.hostile()
+        self.alice.pair_with(raw.device_id, self.person)
+        for _ in range(3):
+            self.begin_comparing(raw)
+        self.assertEqual(1, self.person.asked)
+        raw.link.stop()
+
+
+class GivingUpTests(Base):
+    """A person, or an application, ends an attempt at any time."""
+
+    def test_giving_up_at_any_time_leaves_those_who_are_paired_as_they_were(self) -> None:
+        outcomes = set()
+        for quitter in (0, 1):
+            for turns in range(60):
+                self.setUp()
+                self.network.introduce(self.alice, self.bob)
+                attempts = [self.offer()]
+                assert self.person.code is not None
+                target = parse_target(self.person.code)
+                attempts.append(self.bob.pair_with(target, self.other))
+                turn(self.network, turns)
+                attempts[quitter].cancel()
+                self.network.advance(1)
+                outcomes.add(type((self.person, self.other)[quitter].outcome))
+                waiting = self.alice.open(self.bob.device_id).sendPacket(5, "still friends")
+                self.network.advance(2)
+                self.successResultOf(waiting)
+                self.tearDown()
+        self.assertEqual({Peer, PairingError}, outcomes)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_who_is_told_that_he_is_paired_may_stop_his_device(self) -> None:
+        bob = self.bob
+
+        class Leaving(Person):
+            def paired(self, peer: Peer) -> None:
+                super().paired(peer)
+                bob.stopService()
+
+        leaving = Leaving()
+        self.offer()
+        self.take(self.person.code, person=leaving)
+        self.network.advance(1)
+        self.assertIsInstance(leaving.outcome, Peer)
+        self.assertIsInstance(self.person.outcome, Peer)
+        self.assertFalse(bob.running)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_stopping_a_device_ends_its_attempt_and_leaves_nothing_on_the_clock(self) -> None:
+        self.offer()
+        self.bob.pair_with(self.alice.device_id, self.other)
+        self.network.settle()
+        self.assertIsNotNone(self.other.words)
+        for device in self.devices:
+            device.stopService()
+        self.network.settle()
+        for person in (self.person, self.other):
+            self.assertEqual("not_confirmed", self.code_of(person.outcome))
+        self.assertEqual([], self.network.clock.getDelayedCalls())
+        self.assert_nobody_is_paired()
+
+    def test_who_gives_up_before_the_other_device_is_found_dials_nobody(self) -> None:
+        self.offer()
+        assert self.person.code is not None
+        dials = count_dials(self.network, self.bob)
+        attempt = self.bob.pair_with(parse_target(self.person.code), self.other)
+        attempt.cancel()
+        self.network.advance(5)
+        self.assertEqual([], dials)
+        self.assertEqual("not_confirmed", self.code_of(self.other.outcome))
+
+    def test_a_device_that_is_stopped_before_the_other_is_found_dials_nobody(self) -> None:
+        self.offer()
+        assert self.person.code is not None
+        dials = count_dials(self.network, self.bob)
+        self.bob.pair_with(parse_target(self.person.code), self.other)
+        self.bob.stopService()
+        self.network.advance(5)
+        self.assertEqual([], dials)
+        self.assertEqual("not_confirmed", self.code_of(self.other.outcome))
+
+    def test_who_gives_up_before_a_number_has_come_leaves_none_in_use(self) -> None:
+        self.alice.open_pairing(self.person).cancel()
+        self.network.advance(1)
+        self.assertEqual("", self.person.link)
+        self.assertEqual(0, len(self.network.realm.realm.windows))
+
+
 class StopTests(Base):
     """A device is killed after any number of packets: both are paired, or neither."""
 
@@ -326,12 +498,7 @@ class StopTests(Base):
                 self.offer()
                 assert self.person.code is not None
                 self.bob.pair_with(parse_target(self.person.code), self.other)
-                for _ in range(turns):
-                    calls = self.network.clock.calls
-                    if calls and calls[0].getTime() <= self.network.clock.seconds():
-                        call: Any = calls.pop(0)
-                        call.called = 1
-                        call.func(*call.args, **call.kw)
+                turn(self.network, turns)
                 victim = (self.alice, self.bob)[killed]
                 self.network.kill(victim)
                 self.network.advance(PAIRING_SECONDS + 5)

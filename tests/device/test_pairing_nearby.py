@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Final
+
+from abst.address import RealmAddress
 from abst.device import Device, NearbyDevice, Peer
+from abst.device.channel import HANDSHAKE_SECONDS
+from abst.device.link import LinkOwner
 from abst.device.pairing import PAIRING_SECONDS
+from abst.device.pairing_attempt import PairingAttempt
 from abst.device.words import PairingCode
 from abst.errors import AbstError
 from abst.identity import Identity
-from tests.device.doubles import OTHER, connection_of
+from abst.testing import MemoryLan, MemoryLink, MemoryNetwork
+from tests.device.doubles import HIGHER, LOWER, OTHER, connection_of
 from tests.device.test_pairing_attempt import Base, Person
+
+LATENCY_SECONDS: Final = 0.02
 
 
 class Neighbour(Person):
@@ -100,6 +110,96 @@ class NearbyTests(Base):
         self.assertEqual("alice", announced.name)
         self.network.advance(PAIRING_SECONDS)
         self.assertEqual([], self.bob.lan.open_announcements())
+
+
+class SlowLink(MemoryLink):
+    """A connection to a realm whose answers take a while."""
+
+    def arrive(self, data: bytes) -> None:
+        self._clock.callLater(LATENCY_SECONDS, super().arrive, data)
+
+
+class SlowNetwork(MemoryNetwork):
+    """Realms that are far away."""
+
+    def _make_link(
+        self,
+        reactor: Any,
+        identity: Identity,
+        address: RealmAddress,
+        owner: LinkOwner,
+        random_fraction: Callable[[], float],
+    ) -> MemoryLink:
+        return SlowLink(reactor, identity, self._realms[address], owner, random_fraction)
+
+
+class FarTests(Base):
+    """Bytes take a while, and so do persons; there is a realm and no local network."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for device in self.devices:
+            device.stopService()
+        self.devices = []
+        self.network = SlowNetwork()
+        self.alice, self.bob = self.make("alice", LOWER), self.make("bob", HIGHER)
+        self.network.advance(1, 0.01)
+
+    def assert_compared(self, attempts: list[PairingAttempt], seconds: float) -> None:
+        """Let one person say so after a while, and the other one a little later."""
+        self.network.advance(1, 0.01)
+        self.assertEqual((1, 1), (self.person.asked, self.other.asked))
+        self.assertEqual(self.person.words, self.other.words)
+        self.network.advance(seconds, 0.1)
+        for attempt in attempts:
+            self.assertIsNone(self.person.outcome)
+            self.assertIsNone(self.other.outcome)
+            attempt.person_says(True)
+            self.network.advance(2, 0.01)
+        for person in (self.person, self.other):
+            self.assertIsInstance(person.outcome, Peer)
+        self.assert_paired()
+
+    def test_persons_may_compare_at_once(self) -> None:
+        for first in (0, 1):
+            self.setUp()
+            attempts = [self.wait_for_offer(), self.take(str(self.alice.device_id))]
+            self.assert_compared([attempts[first], attempts[1 - first]], 0)
+            self.tearDown()
+
+    def test_persons_may_compare_for_longer_than_a_handshake_lasts(self) -> None:
+        for first in (0, 1):
+            self.setUp()
+            attempts = [self.wait_for_offer(), self.take(str(self.alice.device_id))]
+            self.assert_compared([attempts[first], attempts[1 - first]], HANDSHAKE_SECONDS + 2)
+            self.tearDown()
+
+    def test_when_both_dial_there_is_one_comparison(self) -> None:
+        one = self.alice.pair_with(self.bob.device_id, self.person)
+        other = self.bob.pair_with(self.alice.device_id, self.other)
+        self.network.advance(2, 0.01)
+        self.assert_compared([one, other], HANDSHAKE_SECONDS + 2)
+
+    def wait_for_offer(self) -> PairingAttempt:
+        attempt = self.offer()
+        self.network.advance(3, 0.01)
+        return attempt
+
+
+class FarNearbyTests(FarTests):
+    """The same in a slow local network, where each device has two addresses."""
+
+    def setUp(self) -> None:
+        self.lan: MemoryLan | None = None
+        super().setUp()
+        self.network.realm.stop()
+        self.network.advance(1, 0.01)
+
+    def make(self, name: str, identity: Identity, **options: object) -> Device:
+        if self.lan is None or not self.devices:
+            self.lan = self.network.lan()
+            self.lan.latency_seconds = LATENCY_SECONDS
+        return super().make(name, identity, lan=self.lan.port(2), **options)
 
 
 class AgainTests(Base):

@@ -15,7 +15,7 @@ from abst.errors import (
     LocalProtocolError,
 )
 from abst.testing import MemoryNetwork, MemoryRealm
-from tests.device.doubles import HIGHER, LOWER, Notes, NotesFactory
+from tests.device.doubles import HIGHER, LOWER, Notes, NotesFactory, turn
 
 
 class ScheduleTests(SynchronousTestCase):
@@ -142,13 +142,7 @@ class Schedule:
         self.says_so = says_so
 
     def turn(self, count: int) -> None:
-        """Run a few of the calls that are due, and leave the others on their way."""
-        clock = self.network.clock
-        for _ in range(count):
-            if clock.calls and clock.calls[0].getTime() <= clock.seconds():
-                call: Any = clock.calls.pop(0)
-                call.called = 1
-                call.func(*call.args, **call.kw)
+        turn(self.network, count)
 
     def wait(self, seconds: float) -> None:
         self.network.settle()
