@@ -13,14 +13,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst import codec
 from abst.device import Device, DeviceFactory, DeviceProtocol, Path, Peer
+from abst.device.announcement import AnyAnnouncement
+from abst.device.carriers import Pipe
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import PeerConnection
 from abst.device.key_check import proof, trust_key
 from abst.device.link import Link
 from abst.device_id import DeviceID
+from abst.errors import AbstError
 from abst.identity import Identity
 from abst.packets import DeviceHello, Error, Heartbeat, KeyCheck, Packet
-from abst.testing import MemoryLink, MemoryNetwork, MemoryRealm
+from abst.testing import MemoryLan, MemoryLink, MemoryNetwork, MemoryPipe, MemoryRealm
 from abst.tls import ChannelContexts
 
 LOWER, HIGHER = sorted((Identity.generate(), Identity.generate()), key=lambda who: who.device_id)
@@ -208,6 +211,115 @@ class RawDevice:
             if isinstance(packet, DeviceHello) and packet.paired:
                 self._prove(channel, "heard")
         self.flush(channel)
+
+
+class Visit:
+    """A direct connection that is played by hand from its dialler's end.
+
+    Attributes:
+        channel: the channel on it.
+        heard: the bytes that came, and that the channel has not had yet.
+        found: the packets that came.
+        shown: the device that the other side's certificate names, once it has shown one.
+        is_over: whether the other side has hung up.
+    """
+
+    def __init__(
+        self, network: MemoryNetwork, pipe: MemoryPipe, identity: Identity, name: bytes
+    ) -> None:
+        self.heard = bytearray()
+        self.found: list[Packet] = []
+        self.shown: DeviceID | None = None
+        self.is_over = False
+        engine = ChannelContexts(identity).dial(self._see, name)
+        self.channel = Channel(b"", engine, dialled=True, now=0.0)
+        self._network = network
+        self._pipe = pipe
+        pipe.owner = self
+        self.settle()
+
+    def say(self, packet: Packet) -> None:
+        """Send a packet, and take all that comes."""
+        self.channel.send(codec.encode(packet))
+        self.settle()
+
+    def settle(self) -> None:
+        """Go on until neither side has more to say."""
+        while True:
+            for content in self.channel.contents_to_send():
+                self._pipe.write(content)
+            self._network.settle()
+            heard, self.heard = bytes(self.heard), bytearray()
+            if not heard:
+                return
+            self.found += [packet for packet, _ in self.channel.receive_data(heard)]
+
+    def _see(self, key: bytes) -> None:
+        self.shown = DeviceID.of_key(key)
+
+    # As the pipe's owner.
+
+    def pipe_received(self, pipe: Pipe, data: bytes) -> None:
+        self.heard += data
+
+    def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
+        self.is_over = True
+
+
+class Stranger:
+    """One in a local network who is played by hand: he takes every connection, and never answers.
+
+    Attributes:
+        port: his place in the network.
+        device_id: his own.
+        heard: what each of those who have dialled him has said.
+    """
+
+    def __init__(self, network: MemoryNetwork, lan: MemoryLan, identity: Identity = OTHER) -> None:
+        self.identity = identity
+        self.device_id = identity.device_id
+        self.heard: list[bytearray] = []
+        self._network = network
+        self._lan = lan
+        self.port = lan.port()
+        self.port.start(self)
+
+    def repeat(self, announcement: AnyAnnouncement) -> None:
+        """Announce for oneself what somebody else has announced."""
+        self.port._announcement = announcement  # type: ignore[assignment]
+        self.port._announce()
+
+    def visit(self, address: str, name: bytes) -> Visit:
+        """Dial somebody with a server name, and go on until one of the two waits."""
+        pipe = self._lan.connect(self.port, address)
+        assert pipe is not None
+        return Visit(self._network, pipe, self.identity, name)
+
+    # As the port's owner.
+
+    def pipe_accepted(self, pipe: Pipe) -> None:
+        ear = Ear()
+        pipe.owner = ear
+        self.heard.append(ear.heard)
+
+    def announcement_seen(self, announcement: AnyAnnouncement) -> None:
+        pass
+
+    def network_changed(self) -> None:
+        pass
+
+
+class Ear:
+    """Hears what comes over a direct connection."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+
+    def pipe_received(self, pipe: Pipe, data: bytes) -> None:
+        self.heard += data
+
+    def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
+        pass
 
 
 def turn(network: MemoryNetwork, count: int) -> None:

@@ -10,8 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.device import Device, Peer
-from abst.device.channel import Channel
-from abst.device.pairing import PAIRING_SECONDS, Ends, Pairing, Role, Way
+from abst.device.pairing import PAIRING_SECONDS
 from abst.device.pairing_attempt import (
     MAX_LINK_REALMS,
     PairingAttempt,
@@ -23,7 +22,6 @@ from abst.device.words import FIRST_WORDS, PairingCode
 from abst.device_id import DeviceID
 from abst.errors import AbstError, NotTrustedError, PairingError
 from abst.identity import Identity
-from abst.packets import Packet, PairProcess
 from abst.realm.limits import Limits
 from abst.testing import MemoryNetwork
 from tests.device.doubles import (
@@ -31,7 +29,6 @@ from tests.device.doubles import (
     LOWER,
     OTHER,
     NotesFactory,
-    RawDevice,
     connection_of,
     count_dials,
     legs_of,
@@ -330,7 +327,7 @@ class RefusalTests(Base):
 
 
 class SeveralTriesTests(Base):
-    """More than one device, or more than one channel, tries to pair."""
+    """More than one device tries to pair."""
 
     def test_a_link_stays_good_when_somebody_else_tries_a_wrong_one(self) -> None:
         self.offer()
@@ -350,60 +347,6 @@ class SeveralTriesTests(Base):
         self.take(self.person.code)
         self.assert_paired()
         self.assertIsInstance(self.person.outcome, Peer)
-
-    def begin_comparing(self, raw: RawDevice) -> None:
-        """Begin a comparison on a new channel, and go on with it until words are shown."""
-        channel = raw.dial(self.alice.device_id)
-        self.network.settle()
-        raw.hello(channel, paired=False, pairing=True)
-        self.network.settle()
-        own, other = (raw.device_id, raw.identity.public_key), self.alice.identity.public_key
-        ends = Ends(own, (self.alice.device_id, other), channel.exporter())
-        pairing = Pairing(
-            *(Role.INITIATOR, Way.COMPARE, ends),
-            name="raw",
-            secret=b"",
-            random_bytes=self.alice.random_bytes,
-            now=0.0,
-        )
-        pairing.start()
-
-        def say() -> None:
-            while (step := pairing.next_packet()) is not None:
-                raw.say(channel, step)
-
-        def take(on: Channel, packet: Packet) -> None:
-            if on is channel and isinstance(packet, PairProcess):
-                pairing.receive(packet)
-                say()
-
-        raw.took_packet = take
-        say()
-        self.network.settle()
-
-    def hostile(self) -> RawDevice:
-        """Return a device that is played by hand, and that answers no dial."""
-        raw = RawDevice(self.network, OTHER)
-        raw.answers = False
-        self.network.settle()
-        return raw
-
-    def test_who_dials_again_and_again_gets_one_comparison(self) -> None:
-        """Each would be a chance of its own that two texts are found to be alike."""
-        raw = self.hostile()
-        self.offer()
-        for _ in range(3):
-            self.begin_comparing(raw)
-        self.assertEqual(1, self.person.asked)
-        raw.link.stop()
-
-    def test_who_is_dialled_and_dials_again_and_again_gets_one_comparison(self) -> None:
-        raw = self.hostile()
-        self.alice.pair_with(raw.device_id, self.person)
-        for _ in range(3):
-            self.begin_comparing(raw)
-        self.assertEqual(1, self.person.asked)
-        raw.link.stop()
 
 
 class GivingUpTests(Base):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from abst.address import RealmAddress
 from abst.device import Device, NearbyDevice, Peer
 from abst.device.channel import HANDSHAKE_SECONDS
+from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.link import LinkOwner
-from abst.device.pairing import PAIRING_SECONDS
+from abst.device.pairing import PAIRING_SECONDS, Ends, Pairing, Role, Show, Way
 from abst.device.pairing_attempt import PairingAttempt
 from abst.device.words import PairingCode
 from abst.errors import AbstError
 from abst.identity import Identity
+from abst.packets import DeviceHello, PairProcess
 from abst.testing import MemoryLan, MemoryLink, MemoryNetwork
-from tests.device.doubles import HIGHER, LOWER, OTHER, connection_of
+from tests.device.doubles import HIGHER, LOWER, OTHER, Stranger, Visit, connection_of
 from tests.device.test_pairing_attempt import Base, Person
 
 LATENCY_SECONDS: Final = 0.02
@@ -32,7 +35,7 @@ class Neighbour(Person):
         self.neighbours = devices
 
 
-class NearbyTests(Base):
+class LanBase(Base):
     """Alice and Bob are in one local network, each at two addresses, and no realm is up."""
 
     def setUp(self) -> None:
@@ -49,6 +52,10 @@ class NearbyTests(Base):
     def wait_for_offer(self, device: Device | None = None, person: Person | None = None) -> None:
         self.offer(device, person)
         self.network.advance(3, 0.1)
+
+
+class NearbyTests(LanBase):
+    """Pairing without a realm."""
 
     def test_a_code_needs_no_realm_and_is_one_guess_at_several_addresses(self) -> None:
         self.wait_for_offer()
@@ -200,6 +207,56 @@ class FarNearbyTests(FarTests):
             self.lan = self.network.lan()
             self.lan.latency_seconds = LATENCY_SECONDS
         return super().make(name, identity, lan=self.lan.port(2), **options)
+
+
+class ManyTriesTests(LanBase):
+    """One device begins several comparisons; each would be a chance that the words are alike."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stranger = Stranger(self.network, self.lan)
+
+    def begin_comparing(self) -> bool:
+        """Begin a comparison on a new connection; tell whether it was answered."""
+        who, alice = self.stranger, self.alice
+        assert alice.lan is not None
+        name = knock(alice.device_id, os.urandom(RANDOM_BYTES))
+        visit = who.visit(alice.lan.addresses()[0], name)
+        own = bytes(who.device_id)
+        visit.say(DeviceHello(own, "", False, bytes(16), 0, pairing=True))
+        ends = Ends(
+            (own, who.identity.public_key),
+            (alice.device_id, alice.public_key),
+            visit.channel.exporter(),
+        )
+        pairing = Pairing(
+            *(Role.INITIATOR, Way.COMPARE, ends),
+            name="stranger",
+            secret=b"",
+            random_bytes=os.urandom,
+            now=0.0,
+        )
+        pairing.start()
+        self.say_all(visit, pairing)
+        for packet in visit.found:
+            if isinstance(packet, PairProcess):
+                pairing.receive(packet)
+        self.say_all(visit, pairing)
+        return isinstance(pairing.next_event(), Show)
+
+    def say_all(self, visit: Visit, pairing: Pairing) -> None:
+        while (step := pairing.next_packet()) is not None:
+            visit.say(step)
+
+    def test_who_is_waited_for_gets_one(self) -> None:
+        self.wait_for_offer()
+        self.assertEqual([True, False, False], [self.begin_comparing() for _ in range(3)])
+        self.assertEqual(1, self.person.asked)
+
+    def test_who_is_dialled_gets_one(self) -> None:
+        self.alice.pair_with(self.stranger.device_id, self.person)
+        self.assertEqual([True, False, False], [self.begin_comparing() for _ in range(3)])
+        self.assertEqual(1, self.person.asked)
 
 
 class AgainTests(Base):
