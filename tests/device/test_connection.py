@@ -9,16 +9,18 @@ from typing import Any
 
 from abst import codec
 from abst.device import Device
-from abst.device.channel import HANDSHAKE_SECONDS
+from abst.device.channel import HANDSHAKE_SECONDS, split_content
 from abst.device.connection import CONNECT_SECONDS, HELLO_SECONDS, IDLE_SECONDS
 from abst.device.paths import DEAD_SECONDS, HEARTBEAT_SECONDS
 from abst.device.session import MAX_WAITING_BYTES
 from abst.device.ways import LOST_DIAL_SECONDS
 from abst.errors import (
     AbstError,
+    Code,
     LocalProtocolError,
     NotTrustedError,
     PeerUnreachableError,
+    RemoteProtocolError,
     SessionEndedError,
 )
 from abst.packets import Application, DeviceHello, Heartbeat, KeyCheck, PairProcess
@@ -406,6 +408,46 @@ class StaleChannelTests(Base):
         self.exchange(again, self.built(self.bob)[-1])
         handled = [content for notes in self.built(self.bob) for content in notes.contents]
         self.assertEqual([0, 1, 2, "there"], handled)
+
+    def test_a_reset_is_no_word_of_the_peer_that_it_knows_of_the_end(self) -> None:
+        """A realm can make one; what was handled must not come again after it."""
+        ours, theirs = self.pair()
+        link: Any = next(iter(self.alice.links.values()))
+        handled: list[Any] = []
+
+        def packet_received(packet_id: int, content: Any) -> None:
+            handled.append(content)
+            link.cut()
+
+        # Alice handles it, and Bob does not hear so; then the session ends on her side alone.
+        ours.packetReceived = packet_received  # type: ignore[method-assign]
+        quietly(theirs.sendPacket(5, "pay"))
+        self.network.settle()
+        connection = connection_of(self.alice, self.bob.device_id)
+        assert connection is not None
+        connection.broken(RemoteProtocolError(Code.MALFORMED, "a reason to end it"))
+        connection.changed()
+        send = link.send
+        resets: list[bytes] = []
+
+        def reset_or_send(target: bytes, content: bytes) -> None:
+            number, _ = split_content(content)
+            found = connection_of(self.alice, self.bob.device_id)
+            leg = None if found is None else found.ways.legs.get(number)
+            if resets or leg is None or not leg.buries:
+                send(target, content)
+                return
+            resets.append(number)
+            later = self.network.clock.callLater
+            later(0, self.alice.content_received, link, bytes(self.bob.device_id), number)
+            later(0, self.alice.contents_over, link)
+
+        link.send = reset_or_send
+        self.network.advance(30)
+        self.assertEqual(1, len(resets))
+        handled += [content for notes in self.built(self.alice)[1:] for content in notes.contents]
+        self.assertEqual(["pay"], handled)
+        self.assertIsNotNone(theirs.ended)
 
     def test_a_channel_that_nobody_knows_is_reset_once(self) -> None:
         raw = self.make_raw()
@@ -868,6 +910,21 @@ class TimeTests(Base):
         self.exchange(theirs, ours)
         self.assertIsNone(ours.ended)
         self.assert_same_session(self.alice, self.bob)
+
+    def test_a_peer_that_wanted_the_path_kept_and_vanished_is_not_dialled_without_end(self) -> None:
+        ours, theirs = self.pair()
+        self.exchange(ours, theirs)
+        theirs.keep_alive = True
+        link: Any = next(iter(self.bob.links.values()))
+        link.cut()
+        self.network.advance(5)
+        self.exchange(ours, theirs)
+        self.network.kill(self.bob)
+        self.network.advance(2 * IDLE_SECONDS)
+        dials = self.dials(self.alice)
+        self.network.advance(7200, 10)
+        self.assertEqual([], dials)
+        self.assertIsNone(ours.ended)
 
     def test_a_path_over_which_only_hello_was_said_is_closed_soon(self) -> None:
         self.alice.connection(self.bob.device_id).probe()

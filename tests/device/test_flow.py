@@ -364,6 +364,26 @@ class SessionTests(Base):
         self.assertIsNot(self.ours, again)
         again.registerProducer(Calls(), True)
 
+    def test_the_end_of_a_session_does_not_stop_the_producer_of_the_next_one(self) -> None:
+        """It may begin while the first one ends, when somebody hears that a packet is lost."""
+        first, second = Calls(), Calls()
+        self.ours.registerProducer(first, True)
+        opened: list[DeviceProtocol] = []
+
+        def open_again(failure: Any) -> None:
+            opened.append(self.alice.open(self.bob.device_id))
+            opened[0].registerProducer(second, True)
+
+        self.exchange(self.ours, self.theirs)
+        lost = self.ours.sendPacket(5, "lost").addErrback(open_again)
+        self.restart(self.bob)
+        self.network.advance(30)
+        self.successResultOf(lost)
+        self.assertEqual(["stop"], first.take())
+        self.assertEqual([], second.take())
+        assert isinstance(opened[0], Notes)
+        self.assertIsNone(opened[0].ended)
+
     def test_a_second_producer_is_refused(self) -> None:
         first = Calls()
         self.ours.registerProducer(first, True)

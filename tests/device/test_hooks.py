@@ -160,6 +160,29 @@ class HookTests(Base):
         self.assertTrue(theirs.ended_well)
         self.assert_same_session(self.alice, self.bob)
 
+    def test_sending_again_from_within_the_end(self) -> None:
+        """The peer has lost the session; what goes into the next one at once belongs to that."""
+        alice, bob = self.alice, self.bob
+        waiting: list[Deferred[None]] = []
+
+        class Faithful(Notes):
+            def connectionLost(self, reason: Any = None) -> None:
+                super().connectionLost(reason)
+                if not waiting:
+                    waiting.append(alice.open(bob.device_id).sendPacket(5, "again"))
+
+        ours, theirs = self.make_session(Faithful)
+        self.exchange(ours, theirs)
+        lost = ours.sendPacket(5, "lost")
+        again = self.restart(self.bob)
+        self.network.advance(30)
+        self.failureResultOf(lost, SessionEndedError)
+        self.successResultOf(waiting[0])
+        (received,) = self.built(again)
+        self.assertEqual(["again"], received.contents)
+        self.assertIsNone(received.ended)
+        self.assert_same_session(self.alice, again)
+
     def test_forgetting_the_peer_from_within_anything(self) -> None:
         for hook in ("connectionMade", "packetReceived", "connectionLost", "pathChanged"):
             self.setUp()

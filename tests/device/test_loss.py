@@ -148,6 +148,22 @@ class RealmLossTests(Base):
         self.network.advance(90)
         self.assertIsInstance(theirs.ended, SessionEndedError)
 
+    def test_the_time_without_a_path_counts_from_when_there_is_something_to_say(self) -> None:
+        carol = self.make("carol", OTHER, session_seconds=200)
+        self.network.introduce(carol, self.bob)
+        ours = self.connect(carol, self.bob)
+        theirs = self.built(self.bob)[-1]
+        self.exchange(ours, theirs)
+        self.network.realm.stop()
+        self.network.advance(190)
+        waiting = ours.sendPacket(5, "late")
+        self.network.advance(100)
+        self.assertIsNone(ours.ended)
+        self.network.realm.start()
+        self.network.advance(90)
+        self.successResultOf(waiting)
+        self.assertEqual(["there", "late"], theirs.contents)
+
     def test_a_path_that_returns_stops_the_clock(self) -> None:
         carol = self.make("carol", OTHER, session_seconds=200)
         self.network.introduce(carol, self.bob)
