@@ -150,7 +150,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         second.trust(first.device_id)
         (link,) = second.links.values()
         self.assertFalse(link.is_up)
-        self.assertIn("realm_full", str(link.problem))
+        self.assertIn("no room", str(link.problem))
         failed = second.connect(first.device_id)
         small.advance(11)
         self.failureResultOf(failed, PeerUnreachableError)
