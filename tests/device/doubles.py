@@ -289,6 +289,15 @@ class Stranger:
         self.port._announcement = announcement  # type: ignore[assignment]
         self.port._announce()
 
+    def move(self, addresses: int = 1) -> None:
+        """Be at other addresses, with the same announcement; who has dialled stays connected."""
+        announcement = self.port._announcement
+        assert announcement is not None
+        self.port.is_here = False
+        self.port = self._lan.port(addresses)
+        self.port.start(self)
+        self.repeat(announcement)
+
     def visit(self, address: str, name: bytes) -> Visit:
         """Dial somebody with a server name, and go on until one of the two waits."""
         pipe = self._lan.connect(self.port, address)

@@ -89,6 +89,13 @@ class ConversationTests(Base):
         )
         self.assertEqual([], self.welcome())
 
+    def test_an_observed_address_that_is_none_is_not_believed(self) -> None:
+        for host in ("", "h" * 500, "host.test", "192.0.2.7:4711", "192.0.2.7\n"):
+            self.client = RealmClient(ALICE, 100.0)
+            (welcomed,) = self.welcome(observed_address=[host, 4711])
+            assert isinstance(welcomed, Welcomed)
+            self.assertIsNone(welcomed.observed_address)
+
     def test_what_others_send_is_delivered(self) -> None:
         self.welcome()
         self.client.receive_data(codec.encode(Send(BOB, ALICE, b"hello")), 101.0)
