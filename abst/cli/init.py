@@ -13,8 +13,8 @@ from abst.packets import MAX_NAME_CHARACTERS
 
 NEXT_STEPS = """\
 Next:
-  abst realm add 'abst://HOST:PORT/?pin=...'   where this device can be found; a realm prints it
-  abst pair                                    shows a code, which the other device takes"""
+  abst pair                                    shows a code, which the other device takes
+  abst realm add 'abst://HOST:PORT/?pin=...'   to be found from other networks too; a realm prints it"""
 
 
 @click.command(cls=WithExample, example="abst init --name laptop")

@@ -424,8 +424,14 @@ class Device(Service):
 
     def why_unreachable(self) -> str:
         """Return one line on why no realm is connected."""
+        if not self.links:
+            return "it is not on this network, and no realm is known"
+        return self.why_no_realm()
+
+    def why_no_realm(self) -> str:
+        """Return one line on why no realm can be used."""
         problems = [link.problem for link in self.links.values() if link.problem]
-        return "; ".join(problems) or "it is not on this network, and no realm is known"
+        return "; ".join(problems) or "this device has none ('abst realm add ADDRESS' adds one)"
 
     def peer_of(self, device_id: bytes) -> Peer | None:
         """Return a trusted device, or None."""

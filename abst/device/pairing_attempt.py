@@ -360,7 +360,10 @@ class PairingAttempt:
         return found.pop() if found else None
 
     async def _find_at_realm(self, number: int) -> DeviceID:
-        problem: AbstError = PeerUnreachableError(self._device.why_unreachable())
+        problem: AbstError = PeerUnreachableError(
+            "no device on this network waits with that code, and no realm can be asked: "
+            f"{self._device.why_no_realm()}"
+        )
         for realm in self._device.links_up():
             try:
                 found = await realm.find_window(number)
