@@ -14,7 +14,7 @@ from abst.packets import MAX_NAME_CHARACTERS
 NEXT_STEPS = """\
 Next:
   abst pair                                    shows a code, which the other device takes
-  abst realm add 'abst://HOST:PORT/?pin=...'   to be found from other networks too; a realm prints it"""
+  abst realm add 'abst://HOST:PORT/?pin=...'   to be reached from anywhere; a realm prints it"""
 
 
 @click.command(cls=WithExample, example="abst init --name laptop")
