@@ -7,18 +7,27 @@ so does one whose disk fails; what its application has handled is in the same tr
 from __future__ import annotations
 
 import copy
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst import codec
+from abst.database import Database
 from abst.device import DeviceProtocol
-from abst.device.session_store import SavedSession
-from abst.errors import Code, DatabaseError, LocalProtocolError, RemoteProtocolError
+from abst.device.session_store import ENDS_MIGRATION, MIGRATION, SavedSession, SqliteSessionStore
+from abst.errors import AbstError, Code, DatabaseError, RemoteProtocolError
 from abst.testing import MemoryNetwork
-from tests.device.doubles import HIGHER, LOWER, NotesFactory, connection_of, turn
+from tests.device.doubles import HIGHER, LOWER, Base, NotesFactory, connection_of, turn
+
+WRITES: Final = (
+    *("commit", "begin", "rename", "end", "sent", "acknowledged", "received"),
+    *("remember_end", "forget_end"),
+)
+"""What of a store may fail."""
 
 
 class Disk:
@@ -35,14 +44,29 @@ class Disk:
 
 
 class FailingStore:
-    """A session store in memory, with transactions, which can fail and which can be killed."""
+    """A session store in memory, with transactions, which can fail and which can be killed.
+
+    Attributes:
+        committed: what is on the disk.
+        now: what will be there after the next commit.
+        failing: the name of the method that fails the next time, or None.
+        is_dead: whether nothing reaches the disk any more.
+        commits: how often something did.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self.committed = disk
         self.now = disk.copy()
-        self.fails = False
+        self.failing: str | None = None
         self.is_dead = False
         self.commits = 0
+
+    def _may_fail(self, name: str) -> None:
+        """Fail if it is time to: everything since the last commit is undone then."""
+        if self.failing == name:
+            self.failing = None
+            self.now = self.committed.copy()
+            raise DatabaseError("the disk is full")
 
     def load(self) -> list[SavedSession]:
         return [copy.deepcopy(session) for session in self.now.sessions.values()]
@@ -51,30 +75,37 @@ class FailingStore:
         return copy.deepcopy(self.now.sessions.get(device_id))
 
     def begin(self, device_id: bytes, session_id: bytes) -> None:
+        self._may_fail("begin")
         self.now.sessions[device_id] = SavedSession(device_id, session_id, 0, 0)
 
     def rename(self, device_id: bytes, session_id: bytes) -> None:
+        self._may_fail("rename")
         self.now.sessions[device_id].session_id = session_id
 
     def end(self, device_id: bytes) -> None:
+        self._may_fail("end")
         self.now.sessions.pop(device_id, None)
 
     def sent(self, device_id: bytes, number: int, packet: bytes) -> None:
+        self._may_fail("sent")
         session = self.now.sessions[device_id]
         assert number == session.acknowledged + len(session.packets)
         session.packets.append(packet)
         self.now.sent.append(codec.decode(packet)["content"])
 
     def acknowledged(self, device_id: bytes, count: int) -> None:
+        self._may_fail("acknowledged")
         session = self.now.sessions[device_id]
         assert session.acknowledged <= count <= session.acknowledged + len(session.packets)
         del session.packets[: count - session.acknowledged]
         session.acknowledged = count
 
     def received(self, device_id: bytes, count: int) -> None:
+        self._may_fail("received")
         self.now.sessions[device_id].received = count
 
     def replace(self, device_id: bytes, number: int, packet: bytes) -> None:
+        self._may_fail("replace")
         session = self.now.sessions[device_id]
         session.packets[number - session.acknowledged] = packet
 
@@ -82,18 +113,17 @@ class FailingStore:
         return dict(self.now.ends)
 
     def remember_end(self, device_id: bytes, session_id: bytes, received: int) -> None:
+        self._may_fail("remember_end")
         self.now.ends[device_id] = (session_id, received)
 
     def forget_end(self, device_id: bytes) -> None:
+        self._may_fail("forget_end")
         self.now.ends.pop(device_id, None)
 
     def commit(self) -> None:
         if self.is_dead:
             return
-        if self.fails:
-            self.fails = False
-            self.now = self.committed.copy()
-            raise DatabaseError("the disk is full")
+        self._may_fail("commit")
         self.commits += 1
         self.committed = self.now.copy()
 
@@ -124,6 +154,8 @@ class DurableSchedule:
         self.devices = [self.start(side, None) for side in (0, 1)]
         self.network.introduce(*self.devices)
         self.number = 0
+        self.refused: list[list[int]] = [[], []]
+        self.mistakes: list[str] = []
         self.network.settle()
 
     def start(self, side: int, peers: Any) -> Any:
@@ -141,7 +173,7 @@ class DurableSchedule:
             getattr(self, kind)(*arguments)
         self.realm(True)
         for store in self.stores:
-            store.fails = False
+            store.failing = None
         self.network.advance(300, 1.0)
         self.check()
         for device in self.devices:
@@ -156,6 +188,9 @@ class DurableSchedule:
                 self.stores[1 - side].committed.handled,
             )
             assert handled == sent, f"{side}: {sent} {handled}"
+            assert not self.mistakes, self.mistakes
+            refused = set(self.refused[side]) & set(self.handled(1 - side))
+            assert not refused, f"{side}: {refused} were said to have failed"
 
     def send(self, side: int, count: int) -> None:
         try:
@@ -164,9 +199,24 @@ class DurableSchedule:
                 self.number += 1
                 # Small contents and large ones: an acknowledgement is due after 64 KiB.
                 content = [self.number, bytes(self.number % 5 * 12_000)]
-                protocol.sendPacket(5, content).addErrback(lambda failure: None)
-        except LocalProtocolError:
+                told = side, self.number
+                waiting = protocol.sendPacket(5, content)
+                waiting.addCallbacks(self.was_acknowledged, self.has_failed, told, {}, told)
+        except AbstError:
+            # The session has ended, or could not begin.
             pass
+
+    def was_acknowledged(self, result: None, side: int, number: int) -> None:
+        if number not in self.handled(1 - side):
+            self.mistakes.append(f"{side}: {number} is not handled, and said to be")
+
+    def has_failed(self, failure: Failure, side: int, number: int) -> None:
+        if failure.check(DatabaseError):
+            self.refused[side].append(number)
+
+    def handled(self, side: int) -> list[int]:
+        """Return the numbers of what a device has handled for good."""
+        return [content[0] for content in self.stores[side].committed.handled]
 
     def ping(self, side: int) -> None:
         protocol = self.devices[side].session_with(self.identities[1 - side].device_id)
@@ -201,9 +251,109 @@ class DurableSchedule:
         self.stores[side] = FailingStore(self.stores[side].committed)
         self.devices[side] = self.start(side, self.devices[side].peers)
 
-    def fail(self, side: int) -> None:
-        """Let the next commit of a device fail."""
-        self.stores[side].fails = True
+    def fail(self, side: int, name: str) -> None:
+        """Let a device's next commit, or its next write of a kind, fail."""
+        self.stores[side].failing = name
+
+
+class InDatabase(DeviceProtocol):
+    """An application whose own table is in the session's database."""
+
+    def packetReceived(self, packet_id: int, content: Any) -> None:
+        assert isinstance(self.factory, InDatabaseFactory)
+        self.factory.database.write("INSERT INTO handled (content) VALUES (?)", (content,))
+
+
+class InDatabaseFactory(NotesFactory):
+    """Builds protocols that write to a database."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(InDatabase)
+        self.database = database
+
+
+class DatabaseTests(Base):
+    """Alice's store is the real one; single writes fail in it, as on a disk that is full."""
+
+    def setUp(self) -> None:
+        table = "CREATE TABLE handled (number INTEGER PRIMARY KEY, content)"
+        migrations = [MIGRATION, ENDS_MIGRATION, table]
+        self.database = Database(Path(self.mktemp()), 1, migrations)
+        super().setUp()
+        self.network.kill(self.alice)
+        self.alice = self.make(
+            "alice",
+            self.alice.identity,
+            InDatabaseFactory(self.database),
+            store=SqliteSessionStore(self.database),
+        )
+        self.network.settle()
+        self.network.introduce(self.alice, self.bob)
+        self.ours = self.connected(self.alice.connect(self.bob.device_id))
+        self.theirs = self.built(self.bob)[-1]
+        self.network.advance(1)
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.database.close()
+        self.flushLoggedErrors(DatabaseError)
+
+    def refuse(self, change: str) -> None:
+        """Let the database refuse a kind of change from now on."""
+        self.database.write(
+            f"CREATE TRIGGER full BEFORE {change} "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        self.database.commit()
+
+    def refuse_nothing(self) -> None:
+        self.database.write("DROP TRIGGER full")
+        self.database.commit()
+
+    def handled(self) -> list[Any]:
+        """Return what Alice has handled, in order."""
+        rows = self.database.read("SELECT content FROM handled ORDER BY number")
+        return [content for (content,) in rows]
+
+    def test_what_cannot_be_kept_fails_and_what_follows_does_not(self) -> None:
+        self.refuse("INSERT ON unacknowledged")
+        lost = self.ours.sendPacket(5, "lost")
+        self.failureResultOf(lost, DatabaseError)
+        self.refuse_nothing()
+        kept = self.ours.sendPacket(5, "kept")
+        self.assertNoResult(kept)
+        self.network.advance(30)
+        self.successResultOf(kept)
+        self.assertEqual(["kept"], self.theirs.contents)
+
+    def test_an_acknowledgement_that_cannot_be_kept_comes_again(self) -> None:
+        for number, change in enumerate(
+            ("UPDATE OF acknowledged ON session", "DELETE ON unacknowledged")
+        ):
+            self.refuse(change)
+            waiting = self.ours.sendPacket(5, [number, "first"])
+            self.network.advance(0.2, 0.05)
+            self.successResultOf(waiting)
+            self.refuse_nothing()
+            waiting = self.ours.sendPacket(5, [number, "second"])
+            self.network.advance(30)
+            self.successResultOf(waiting)
+        expected = [[number, text] for number in (0, 1) for text in ("first", "second")]
+        self.assertEqual(expected, self.theirs.contents)
+        self.assertEqual([], self.database.read("SELECT * FROM unacknowledged"))
+
+    def test_what_is_not_counted_is_not_handled_and_comes_again(self) -> None:
+        for change in ("UPDATE OF received ON session", "INSERT ON handled"):
+            before = self.handled()
+            self.refuse(change)
+            waiting = self.theirs.sendPacket(5, change)
+            self.network.advance(2)
+            self.assertNoResult(waiting)
+            self.assertEqual(before, self.handled())
+            self.refuse_nothing()
+            self.network.advance(90)
+            self.successResultOf(waiting)
+            self.assertEqual([*before, change], self.handled())
 
 
 class EndTests(SynchronousTestCase):
@@ -237,11 +387,15 @@ class DurabilityTests(SynchronousTestCase):
             st.tuples(st.just("wait"), st.sampled_from([0.0, 0.06, 1.0, 5.0, 40.0])),
             st.tuples(st.just("kill"), st.integers(0, 1)),
             st.tuples(st.just("stop"), st.integers(0, 1)),
-            st.tuples(st.just("fail"), st.integers(0, 1)),
+            st.tuples(st.just("fail"), st.integers(0, 1), st.sampled_from(WRITES)),
         ),
         max_size=25,
     )
 
+    @example(
+        seed=0,
+        steps=[("send", 0, 1), ("wait", 1.0), ("fail", 0, "sent"), ("send", 0, 2), ("wait", 5.0)],
+    )
     @settings(max_examples=100)
     @given(steps=steps, seed=st.integers(0, 2**16))
     def test_what_is_kept_arrives_once_and_in_order(
