@@ -272,8 +272,8 @@ class InDatabaseFactory(NotesFactory):
         self.database = database
 
 
-class DatabaseTests(Base):
-    """Alice's store is the real one; single writes fail in it, as on a disk that is full."""
+class DatabaseBase(Base):
+    """Alice's store is the real one."""
 
     def setUp(self) -> None:
         table = "CREATE TABLE handled (number INTEGER PRIMARY KEY, content)"
@@ -315,6 +315,10 @@ class DatabaseTests(Base):
         rows = self.database.read("SELECT content FROM handled ORDER BY number")
         return [content for (content,) in rows]
 
+
+class DatabaseTests(DatabaseBase):
+    """Single writes fail, as on a disk that is full."""
+
     def test_what_cannot_be_kept_fails_and_what_follows_does_not(self) -> None:
         self.refuse("INSERT ON unacknowledged")
         lost = self.ours.sendPacket(5, "lost")
@@ -354,6 +358,43 @@ class DatabaseTests(Base):
             self.network.advance(90)
             self.successResultOf(waiting)
             self.assertEqual([*before, change], self.handled())
+
+
+class DeadDatabaseTests(DatabaseBase):
+    """Nothing can be written for a while."""
+
+    def be_read_only(self, value: str) -> None:
+        self.database.read(f"PRAGMA query_only = {value}")
+
+    def test_a_session_goes_on_when_its_database_can_be_written_again(self) -> None:
+        self.be_read_only("ON")
+        for content in ("lost", "lost too"):
+            self.failureResultOf(self.ours.sendPacket(5, content), DatabaseError)
+        theirs = self.theirs.sendPacket(5, "late")
+        self.network.advance(2)
+        self.assertNoResult(theirs)
+        self.be_read_only("OFF")
+        ours = self.ours.sendPacket(5, "kept")
+        self.network.advance(90)
+        self.successResultOf(theirs)
+        self.successResultOf(ours)
+        self.assertEqual(["late"], self.handled())
+        self.assertEqual(["kept"], self.theirs.contents)
+
+    def test_a_session_may_end_while_nothing_can_be_written(self) -> None:
+        self.be_read_only("ON")
+        self.theirs.loseConnection()
+        self.network.advance(2)
+        self.assertTrue(self.theirs.ended_well)
+        self.be_read_only("OFF")
+        self.assert_a_new_session_works()
+
+    def assert_a_new_session_works(self) -> None:
+        self.network.advance(90)
+        waiting = self.alice.open(self.bob.device_id).sendPacket(5, "after")
+        self.network.advance(30)
+        self.successResultOf(waiting)
+        self.assertEqual("after", self.built(self.bob)[-1].contents[-1])
 
 
 class EndTests(SynchronousTestCase):
