@@ -693,13 +693,14 @@ class PeerConnection:
         session = self.session
         if session is None:
             return
+        lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
+        # Before anything is written: a write that fails takes back the session that there is.
+        self.session = self._transport = None
         if session.received and not known_there:
             ended = (session.session_id, session.received)
             self._owner.ended_sessions.put(self.device_id, *ended)
             self._write(lambda store: store.remember_end(self.device_id, *ended))
-        lost = problem or SessionEndedError("the other side ended it", self._unacknowledged())
         self._write(lambda store: store.end(self.device_id))
-        self.session = self._transport = None
         self._agreement.ended()
         protocol, self.protocol = self.protocol, None
         sent, self._pending.sent = self._pending.sent, deque()

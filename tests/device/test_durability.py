@@ -361,7 +361,7 @@ class DatabaseTests(DatabaseBase):
 
 
 class DeadDatabaseTests(DatabaseBase):
-    """Nothing can be written for a while."""
+    """Nothing can be written for a while, or not even read."""
 
     def be_read_only(self, value: str) -> None:
         self.database.read(f"PRAGMA query_only = {value}")
@@ -387,6 +387,28 @@ class DeadDatabaseTests(DatabaseBase):
         self.network.advance(2)
         self.assertTrue(self.theirs.ended_well)
         self.be_read_only("OFF")
+        self.assert_a_new_session_works()
+
+    def test_no_session_begins_while_nothing_can_be_written(self) -> None:
+        self.theirs.loseConnection()
+        self.network.advance(2)
+        self.be_read_only("ON")
+        self.assertRaises(AbstError, self.alice.open, self.bob.device_id)
+        waiting = self.alice.connect(self.bob.device_id)
+        waiting.addErrback(lambda failure: None)
+        self.network.advance(30)
+        self.be_read_only("OFF")
+        self.assert_a_new_session_works()
+
+    def test_a_session_ends_when_its_database_cannot_even_be_read(self) -> None:
+        self.database.write("ALTER TABLE session RENAME TO gone")
+        self.database.commit()
+        waiting = self.ours.sendPacket(5, "x")
+        waiting.addErrback(lambda failure: None)
+        self.network.advance(2)
+        self.assertTrue(waiting.called)
+        self.database.write("ALTER TABLE gone RENAME TO session")
+        self.database.commit()
         self.assert_a_new_session_works()
 
     def assert_a_new_session_works(self) -> None:
