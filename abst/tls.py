@@ -35,6 +35,7 @@ EXPORTER_LABEL: Final = b"EXPORTER-abst-channel"
 EXPORTER_BYTES: Final = 32
 
 _READ_BYTES: Final = 16384
+_WRITE_BYTES: Final = 65536
 
 
 CheckKey = Callable[[bytes], None]
@@ -325,6 +326,7 @@ class TlsEngine:
         self._connection = connection
         self._key_check = _KeyCheck(check, admits)
         connection.set_app_data(self._key_check)
+        self._has_output = False
         self.established = False
         self.closed = False
         self.problem: AbstError | None = None
@@ -332,6 +334,7 @@ class TlsEngine:
 
     def start(self) -> None:
         """Begin the handshake; ``data_to_send`` has the first record."""
+        self._has_output = True
         self._shake_hands()
 
     def receive_data(self, records: bytes) -> bytes:
@@ -341,6 +344,7 @@ class TlsEngine:
             return b""
         # A memory BIO takes what it is given, so one write is enough.
         self._connection.bio_write(records)
+        self._has_output = True
         if not self.established and not self._shake_hands():
             return b""
         while not self.closed:
@@ -356,6 +360,7 @@ class TlsEngine:
 
     def send(self, plaintext: bytes) -> None:
         """Encrypt plaintext; ``data_to_send`` has the records. Only once established."""
+        self._has_output = True
         view = memoryview(plaintext)
         while view and not self.closed:
             try:
@@ -366,14 +371,20 @@ class TlsEngine:
     def data_to_send(self) -> bytes:
         """Return the bytes to hand to the carrier; b"" when there are none."""
         pieces: list[bytes] = []
-        while True:
+        # To be told by an exception that there is nothing costs as much as to encrypt a message.
+        while self._has_output:
             try:
-                pieces.append(self._connection.bio_read(65536))
+                piece = self._connection.bio_read(_WRITE_BYTES)
             except SSL.Error:
-                return b"".join(pieces)
+                self._has_output = False
+            else:
+                pieces.append(piece)
+                self._has_output = len(piece) == _WRITE_BYTES
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Say that nothing more comes; ``data_to_send`` has the alert."""
+        self._has_output = True
         if self.established and not self.closed:
             try:
                 self._connection.shutdown()
