@@ -20,7 +20,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate, TLSVersion
 from twisted.internet.ssl import optionsForClientTLS as options_for_client_tls
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from abst.address import RealmAddress, format_pin, pin_of_key
@@ -253,15 +252,6 @@ def realm_client_creator(identity: Identity, address: RealmAddress) -> Any:
         acceptableProtocols=[REALM_ALPN],
         extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
     )
-
-
-class PromptTlsFactory(TLSMemoryBIOFactory):
-    """Twisted's TLS for protocols that gather what they write themselves.
-
-    By default Twisted's keeps small writes for another turn of the reactor, to join them.
-    """
-
-    protocol = TLSMemoryBIOProtocol
 
 
 def _is_ip_address(host: str) -> bool:

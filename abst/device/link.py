@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectionDone,
@@ -33,7 +33,7 @@ from abst.device.requests import Requests
 from abst.errors import AbstError, PeerUnreachableError, RemoteProtocolError, explain
 from abst.identity import Identity
 from abst.packets import Error, WindowFound, WindowOpened
-from abst.tls import PromptTlsFactory, realm_client_creator
+from abst.tls import realm_client_creator
 
 FIRST_WAIT_SECONDS: Final = 1.0
 WAIT_FACTOR: Final = 1.5
@@ -189,11 +189,12 @@ class RealmLink:
         self.owner = owner
         self._backoff = Backoff(random_fraction)
         self._creator = realm_client_creator(identity, address)
-        self._service = ClientService(
+        endpoint = wrapClientTLS(
+            self._creator,
             HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS),
-            PromptTlsFactory(self._creator, True, _LinkFactory(self), reactor),
-            retryPolicy=self._wait,
-            clock=reactor,
+        )
+        self._service = ClientService(
+            endpoint, _LinkFactory(self), retryPolicy=self._wait, clock=reactor
         )
         self._protocol: _LinkProtocol | None = None
         self._stopped = True
