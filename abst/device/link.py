@@ -41,6 +41,8 @@ MAX_WAIT_SECONDS: Final = 60.0
 MAX_ASKED_WAIT_SECONDS: Final = 3600.0
 STABLE_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 10.0
+HURRY_SECONDS: Final = 5.0
+"""A connection lost so soon after a change of this device's network is made anew at once."""
 
 
 class LinkOwner(Protocol):
@@ -150,6 +152,10 @@ class Backoff:
             self._failures = 0
         self._up_since = None
 
+    def network_changed(self) -> None:
+        """Forget what has failed: that was in another network."""
+        self._failures = 0
+
     def next_wait_seconds(self) -> float:
         """Return how long to wait now, after another try has failed or a connection was lost."""
         self._failures += 1
@@ -198,6 +204,7 @@ class RealmLink:
         )
         self._protocol: _LinkProtocol | None = None
         self._stopped = True
+        self._hurries_until = 0.0
 
     def start(self) -> None:
         """Begin to connect."""
@@ -250,7 +257,9 @@ class RealmLink:
 
     def network_changed(self) -> None:
         """See at once whether the connection still works, or try to connect now."""
+        self._backoff.network_changed()
         if self._protocol is not None:
+            self._hurries_until = self.reactor.seconds() + HURRY_SECONDS
             self._protocol.probe()
         elif self._service.running:
             # The service has no way to be told to hurry: it waits, or tries where nothing is.
@@ -303,6 +312,10 @@ class RealmLink:
 
     def _wait(self, attempt: int) -> float:
         self.reactor.callLater(0, self._watch_failure)
+        if self.reactor.seconds() < self._hurries_until:
+            # The realm is well: it was this device's network that broke the connection.
+            self._hurries_until = 0.0
+            return 0.0
         return self._backoff.next_wait_seconds()
 
     def _watch_failure(self) -> None:
