@@ -96,6 +96,13 @@ class WaitTests(SynchronousTestCase):
         backoff.disconnected(1000.0 + STABLE_SECONDS)
         self.assertEqual(FIRST_WAIT_SECONDS * WAIT_FACTOR, backoff.next_wait_seconds())
 
+    def test_a_change_of_network_makes_up_for_failures_too(self) -> None:
+        backoff = Backoff(lambda: 1.0)
+        for _ in range(20):
+            backoff.next_wait_seconds()
+        backoff.network_changed()
+        self.assertEqual(FIRST_WAIT_SECONDS * WAIT_FACTOR, backoff.next_wait_seconds())
+
     def test_what_was_asked_counts_once(self) -> None:
         backoff = Backoff(lambda: 0.0)
         backoff.refused(Error("restarting", "", retry_after=5))
