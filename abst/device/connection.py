@@ -75,9 +75,6 @@ class Owner(WaysOwner, Protocol):
     store: SessionStore | None
     ended_sessions: EndedSessions
 
-    def links_up(self) -> list[Link]:
-        """Return the links that a peer could be reached over, best first."""
-
     def own_addresses(self) -> list[str]:
         """Return where this device can be dialled, as ``HOST:PORT``."""
 
@@ -393,6 +390,8 @@ class PeerConnection:
         """Close everything, because the peer is not trusted any more."""
         self._say_end()
         self._end_session(SessionEndedError(why, self._unacknowledged()))
+        # Nothing is resumed with it, so nothing has to be remembered.
+        self._peer_knows_the_end()
         self._close_all(NotTrustedError(why, theirs=False))
         self.settle()
 

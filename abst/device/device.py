@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 
 from abst.address import MAX_ADDRESS_CHARACTERS, RealmAddress, format_host_port
-from abst.device.announcement import AnyAnnouncement
+from abst.device.announcement import AnyAnnouncement, recognise
 from abst.device.arrivals import Arrivals
 from abst.device.carriers import Pipe
 from abst.device.channel import Channel, begins_channel, split_content
@@ -189,12 +189,8 @@ class Device(Service):
         try:
             self.peers.forget(device_id)
         finally:
-            connection = self._connections.get(device_id)
-            if connection is not None:
-                connection.forget("this device has forgotten the other one")
-            self.ended_sessions.pop(device_id)
-            if self.store is not None:
-                self.store.forget_end(device_id)
+            self._greeted.discard(device_id)
+            self.connection(device_id).forget("this device has forgotten the other one")
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
         """Return a Deferred of the protocol of the session with a peer.
@@ -329,19 +325,20 @@ class Device(Service):
 
     def announcement_seen(self, announcement: AnyAnnouncement) -> None:
         """See whether a peer announces itself, and tell who is waiting for it."""
-        for peer in self.peers.all():
-            if announcement.matches(peer.device_id):
-                connection = self._connections.get(peer.device_id)
-                if connection is not None:
-                    connection.addresses_changed()
-                if peer.device_id not in self._greeted:
-                    self._greeted.add(peer.device_id)
-                    self._greetings.add([peer.device_id])
+        device_id = recognise(announcement, (peer.device_id for peer in self.peers.all()))
+        if device_id is not None:
+            connection = self._connections.get(device_id)
+            if connection is not None:
+                connection.addresses_changed()
+            if device_id not in self._greeted:
+                self._greeted.add(device_id)
+                self._greetings.add([device_id])
         if self._pairing is not None:
             self._pairing.announcement_seen()
 
     def network_changed(self) -> None:
         """Doubt every path: this machine's network has changed."""
+        self._greeted.clear()
         for link in self.links.values():
             link.network_changed()
         for connection in list(self._connections.values()):

@@ -376,7 +376,7 @@ class _LinkProtocol(TwistedProtocol):
         self._timer: Any = None
         self._last_words: str | None = None
         self._requests = Requests()
-        self._flushing = False
+        self._is_handing_out = False
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
@@ -421,7 +421,7 @@ class _LinkProtocol(TwistedProtocol):
     def write(self) -> None:
         """Write what is to be written, without a turn of the reactor in between."""
         # While events are handed out, all of it is written behind the last one.
-        if self._client is not None and not self._flushing:
+        if self._client is not None and not self._is_handing_out:
             data = self._client.data_to_send()
             if data:
                 self.transport.write(data)
@@ -440,10 +440,10 @@ class _LinkProtocol(TwistedProtocol):
 
     def _settle(self) -> None:
         """Dispatch what happened, write what is to be written, and re-arm the timer."""
-        if self._flushing:
+        if self._is_handing_out:
             # Called by what an event has led to: the call that handed it out goes on to the end.
             return
-        self._flushing = True
+        self._is_handing_out = True
         while self._client is not None and (event := self._client.next_event()) is not None:
             match event:
                 case Welcomed():
@@ -460,7 +460,7 @@ class _LinkProtocol(TwistedProtocol):
                     if event.closes:
                         self._last_words = explain(event.error.code, event.error.reason)
                     self._link.refused(event.error, event.closes)
-        self._flushing = False
+        self._is_handing_out = False
         self._link.owner.contents_over(self._link)
         if self._client is None:
             return
