@@ -3,7 +3,8 @@
 #
 # .venv/SET/ is a virtual environment with the versions of constraints/SET.txt. Empty files in it are
 # stamps: .python (the environment), .runtime .test .check .bench (dependencies), .package (ABST itself).
-# .venv/crossbar is for a server that the benchmarks start: its pins do not go together with ours.
+# .venv/crossbar and .venv/magic-wormhole are for servers that the benchmarks start: what those pin
+# need not go together with ours.
 
 PYTHON ?= python3
 TESTS ?= tests
@@ -21,6 +22,10 @@ PIP = .venv/$*/bin/python -m pip --disable-pip-version-check
 CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 # What a wheel is made of. The list of names is a stamp of its own, so that a removed file counts too.
 PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
+# The benchmarks' own environments, and what they hold.
+OTHERS := .venv/crossbar/.others .venv/magic-wormhole/.others
+PACKAGES_crossbar := crossbar
+PACKAGES_magic-wormhole := magic-wormhole magic-wormhole-mailbox-server magic-wormhole-transit-relay
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
@@ -74,7 +79,7 @@ format: $(LATEST)/.check ## rewrite the code as `check` wants it
 	$(LATEST)/bin/ruff check --fix .
 	$(LATEST)/bin/ruff format .
 
-bench: $(LATEST)/.bench .venv/crossbar/.router $(LATEST)/.package ## the realm beside other brokers [BENCH_FLAGS=...]
+bench: $(LATEST)/.bench $(OTHERS) $(LATEST)/.package ## the realm beside other brokers and relays [BENCH_FLAGS=...]
 	@echo "== benchmarks"
 	$(LATEST)/bin/python -m benchmarks $(BENCH_FLAGS)
 
@@ -130,9 +135,9 @@ endef
 	$(call install_requirements,bench)
 
 # Where it cannot be installed, the benchmarks say so and do without.
-.venv/%/.router: .venv/%/.python
-	@echo "== installing $* into .venv/$*"
-	@if $(PIP) install --quiet --quiet --constraint constraints/$*.txt $*; then touch $@; fi
+.venv/%/.others: .venv/%/.python
+	@echo "== installing $(PACKAGES_$*) into .venv/$*"
+	@if $(PIP) install --quiet --quiet --constraint constraints/$*.txt $(PACKAGES_$*); then touch $@; fi
 
 .venv/%/.package: .venv/%/.runtime .venv/sources.txt setup.py $(SOURCES)
 	@echo "== installing ABST into .venv/$*"

@@ -39,21 +39,33 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from benchmarks import measure, message_report, report
+from benchmarks import circuit_report, measure, message_report, report
+from benchmarks.abst_circuits import AbstCircuits
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
 from benchmarks.certificates import Authority, make_authority
+from benchmarks.circuits import CIRCUIT_LOADS
 from benchmarks.errors import ServerNotInstalled
 from benchmarks.loads import LOADS, Bounds
 from benchmarks.message_pairs import AbstDevices, MqttClients, Pair, WampClients
 from benchmarks.messages import MESSAGE_LOADS
 from benchmarks.mosquitto import Mosquitto
 from benchmarks.nats import NatsServer
+from benchmarks.relays import Relay
 from benchmarks.servers import Server
+from benchmarks.socat import Socat
+from benchmarks.strelaysrv import Strelaysrv
+from benchmarks.transit_relay import TransitRelay
 
 _OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
-_SERVER_NAMES = ("abst", "nats", "mosquitto", "crossbar")
-_LOAD_NAMES = (*(load.name for load in LOADS), *(load.name for load in MESSAGE_LOADS))
-_MOST_FILES = 8192
+_SERVER_NAMES = (
+    "abst", "nats", "mosquitto", "crossbar", "strelaysrv", "transit-relay", "socat",
+)  # fmt: skip
+_LOAD_NAMES = (
+    *(load.name for load in LOADS),
+    *(load.name for load in MESSAGE_LOADS),
+    *(load.name for load in CIRCUIT_LOADS),
+)
+_MOST_FILES = 16384
 
 _Any = TypeVar("_Any")
 
@@ -96,32 +108,45 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     loads = [load for load in LOADS if load.name in options.only]
     message_loads = [load for load in MESSAGE_LOADS if load.name in options.only]
+    circuit_loads = [load for load in CIRCUIT_LOADS if load.name in options.only]
     bounds = Bounds(options.seconds, options.at_most)
     with tempfile.TemporaryDirectory(prefix="abst-benchmarks-") as name:
         folder = Path(name)
         authority = make_authority(folder / "authority")
         servers = _find_servers(folder, authority, options) if loads else []
         pairs = _find_pairs(folder, authority, options) if message_loads else []
+        relays = _find_relays(folder, options) if circuit_loads else []
         results = measure.run(servers, loads, options.rounds, bounds, folder, _say)
         measure.take_turns(
             results, pairs, message_loads, options.rounds, folder, _say,
             lambda pair, load, work: load.run(pair, work, bounds),
         )  # fmt: skip
-    bars = [*report.bars(loads, results), *message_report.bars(results)]
+        measure.take_turns(
+            results, relays, circuit_loads, options.rounds, folder, _say,
+            lambda relay, load, work: load.run(relay, work, bounds),
+        )  # fmt: skip
+    bars = [
+        *report.bars(loads, results),
+        *message_report.bars(results),
+        *circuit_report.bars(results),
+    ]
     for lines in (
         report.head(servers, results),
         message_report.head(pairs),
+        circuit_report.head(relays),
         report.tables(servers, loads, results),
         message_report.tables(pairs, message_loads, results),
+        circuit_report.tables(relays, circuit_loads, results),
         report.ratios(loads, results),
         message_report.ratios(results),
+        circuit_report.ratios(results),
         bars,
     ):
         for line in lines:
             print(line)
     if options.json:
         given = {key: str(value) for key, value in vars(options).items()}
-        text = report.as_json([*servers, *pairs], bars, results, given)
+        text = report.as_json([*servers, *pairs, *relays], bars, results, given)
         options.json.write_text(text + "\n")
     for sample in results.failures():
         where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
@@ -147,6 +172,16 @@ def _find_pairs(folder: Path, authority: Authority, options: argparse.Namespace)
         "crossbar": lambda: WampClients(authority),
     }
     return _find(makers, options, "messages: ")
+
+
+def _find_relays(folder: Path, options: argparse.Namespace) -> Sequence[Relay]:
+    makers: Mapping[str, Callable[[], Relay]] = {
+        "abst": lambda: AbstCircuits(folder / "circuit-devices", options.realm_command),
+        "strelaysrv": lambda: Strelaysrv(folder / "strelaysrv-peers"),
+        "transit-relay": TransitRelay,
+        "socat": Socat,
+    }
+    return _find(makers, options, "circuits: ")
 
 
 def _find(

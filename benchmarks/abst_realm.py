@@ -61,13 +61,17 @@ class AbstRealm:
             raise
         return process
 
+    def device_id(self, peer: int) -> bytes:
+        """Return this device's ID."""
+        return self._device(peer)[0].device_id
+
     def context(self, peer: int) -> ssl.SSLContext:
         """Return the context of this device."""
         return self._device(peer)[1]
 
     def greeting(self, peer: int) -> bytes:
         """Return Hello."""
-        content = {"device_id": self._device(peer)[0].device_id, "version": 1}
+        content = {"device_id": self.device_id(peer), "version": 1}
         return _pack({"packet_id": _HELLO, "content": content})
 
     def is_greeted(self, received: bytes) -> bool:
@@ -79,8 +83,8 @@ class AbstRealm:
         packet = _pack(
             {
                 "packet_id": _SEND,
-                "source_device": self._device(sender)[0].device_id,
-                "target_device": self._device(receiver)[0].device_id,
+                "source_device": self.device_id(sender),
+                "target_device": self.device_id(receiver),
                 "content": payload,
             }
         )

@@ -69,10 +69,11 @@ def make_authority(folder: Path) -> Authority:
 
 @dataclass(frozen=True)
 class DeviceIdentity:
-    """A device's ID, and the file with its key and self-signed certificate."""
+    """A device's ID, the file with its key and certificate, and the certificate in DER."""
 
     device_id: bytes
     file: Path
+    certificate: bytes
 
 
 def make_device(file: Path) -> DeviceIdentity:
@@ -83,7 +84,8 @@ def make_device(file: Path) -> DeviceIdentity:
     _write_key(file, key)
     with file.open("ab") as output:
         output.write(certificate.public_bytes(serialization.Encoding.PEM))
-    return DeviceIdentity(device_id_of(key.public_key()), file)
+    encoded = certificate.public_bytes(serialization.Encoding.DER)
+    return DeviceIdentity(device_id_of(key.public_key()), file, encoded)
 
 
 def device_id_of(key: ed25519.Ed25519PublicKey) -> bytes:

@@ -118,7 +118,7 @@ class MqttClients:
     def __init__(self, authority: Authority) -> None:
         """Find the programs. Raises: ServerNotInstalled."""
         self._files = authority
-        library = _version_of(sys.executable, "aiomqtt")
+        library = installed_version(sys.executable, "aiomqtt")
         self._broker = _Broker(authority)
         self.version = f"{library}, mosquitto {self._broker.version}"
 
@@ -141,7 +141,8 @@ class WampClients:
     def __init__(self, authority: Authority) -> None:
         """Find the programs. Raises: ServerNotInstalled."""
         self._files = authority
-        library, router = (_version_of(self.command[0], each) for each in ("autobahn", "crossbar"))
+        python = self.command[0]
+        library, router = (installed_version(python, each) for each in ("autobahn", "crossbar"))
         self.version = f"{library}, crossbar {router}"
 
     def start(self, folder: Path) -> ServerProcess:
@@ -195,7 +196,7 @@ def _started(command: Sequence[str], folder: Path, port: int) -> ServerProcess:
     return process
 
 
-def _version_of(python: str, package: str) -> str:
+def installed_version(python: str, package: str) -> str:
     """Return the version of a package in that interpreter. Raises: ServerNotInstalled."""
     program = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
     try:

@@ -11,8 +11,9 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.errors import ServerFailed
 
@@ -26,17 +27,26 @@ _OWN_OPENSSL_CONF = str(Path(__file__).with_name("openssl.cnf"))
 class ServerProcess:
     """A running server. Use it as a context manager, and it does not outlive the block."""
 
-    def __init__(self, command: Sequence[str], folder: Path, cwd: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        cwd: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        descriptors: Collection[int] = (),
+    ) -> None:
         """Start ``command`` in ``cwd``; its output goes to the file ``output`` in ``folder``.
+
+        It gets these variables beside its parent's, and these descriptors, under their numbers.
 
         Raises: ServerFailed, where there is no such program.
         """
         self.port = 0
         self._command = command
         self._output = folder / "output"
-        environment = dict(os.environ)
-        if environment.get("OPENSSL_CONF") == _OWN_OPENSSL_CONF:
-            del environment["OPENSSL_CONF"]
+        variables = {**os.environ, **environment}
+        if variables.get("OPENSSL_CONF") == _OWN_OPENSSL_CONF:
+            del variables["OPENSSL_CONF"]
         try:
             with self._output.open("wb") as output:
                 self._process = subprocess.Popen(
@@ -45,7 +55,8 @@ class ServerProcess:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=cwd,
-                    env=environment,
+                    env=variables,
+                    pass_fds=descriptors,
                 )
         except OSError as error:
             raise ServerFailed(f"{command[0]} does not start: {error}") from error
@@ -102,6 +113,10 @@ class ServerProcess:
                 if field in _MEMORY_FIELDS:
                     kib += int(rest[0])
         return kib
+
+    def descriptors(self) -> int:
+        """Return how many files and sockets the server and its children have open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self._tree())
 
     def stop(self) -> None:
         """End the server: politely, and after some seconds by force."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from benchmarks.loads import Load
 from benchmarks.measure import Results, Subject, Work
@@ -84,13 +84,17 @@ def table(
     loads: Sequence[Work],
     results: Results,
     kind: str = "server",
+    ranged: Collection[str] = (_PER_CPU,),
 ) -> Iterator[str]:
-    """Write a blank line and one row per load and subject, where there are figures for any."""
+    """Write a blank line and one row per load and subject, where there are figures for any.
+
+    Behind the ``ranged`` figures stand the least and the most of all rounds.
+    """
     rows = [["load", kind, *(title for title, _, _ in columns)]]
     for load in loads:
         for subject in subjects:
             cells = [
-                _cell(results, load.name, subject.name, figure, layout)
+                _cell(results, load.name, subject.name, figure, layout, figure in ranged)
                 for _, figure, layout in columns
             ]
             if any(cells):
@@ -154,12 +158,14 @@ def as_json(
     )
 
 
-def _cell(results: Results, load: str, server: str, figure: str, layout: str) -> str:
+def _cell(
+    results: Results, load: str, server: str, figure: str, layout: str, is_ranged: bool
+) -> str:
     median = results.median(load, server, figure)
     if median is None:
         return ""
     text = layout.format(median)
-    if figure == _PER_CPU:
+    if is_ranged:
         values = results.values(load, server, figure)
         if len(values) > 1:
             text += f" ({layout.format(min(values))}-{layout.format(max(values))})"

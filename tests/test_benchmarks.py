@@ -1,8 +1,11 @@
 """The benchmark's harness: what it counts, how it compares, and that it still runs."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
+from benchmarks.circuit_report import bars as circuit_bars
+from benchmarks.circuits import Bulk
 from benchmarks.conversation import PacketCounter
 from benchmarks.errors import PacketsLost, ServerFailed
-from benchmarks.loads import LOADS
+from benchmarks.loads import LOADS, Bounds
 from benchmarks.measure import Results, Sample
 from benchmarks.message_client import RECEIVED, Board, Task
 from benchmarks.message_report import bars as message_bars
 from benchmarks.nats import foreign_line
+from benchmarks.process import ServerProcess
+from benchmarks.relays import Ends
 from benchmarks.report import bars
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +132,75 @@ for number in sys.argv[2:]:
         self.assertEqual(self.receive(0, 1, 2), (0, 3))
         self.assertEqual(self.receive(0, 2, 1), (1, 1))
         self.assertEqual(self.receive(0, 1, 1), (1, 2))
+
+
+class Patched:
+    """A relay that is no process's work: its circuits are pairs of sockets, maybe crossed."""
+
+    name = version = "patched"
+
+    def __init__(self, is_crossed: bool) -> None:
+        self.is_crossed = is_crossed
+
+    def start(self, folder: Path) -> ServerProcess:
+        busy = "while True: pass"
+        return ServerProcess([sys.executable, "-c", busy], folder, folder)
+
+    @contextlib.contextmanager
+    def opener(self, process: ServerProcess) -> Iterator["Patched"]:
+        self.kept: list[tuple[socket.socket, socket.socket]] = []
+        yield self
+        for one, other in self.kept:
+            one.close()
+            other.close()
+
+    def open(self) -> Ends:
+        if self.kept:
+            ends = self.kept.pop()
+        else:
+            ends, again = socket.socketpair(), socket.socketpair()
+            if self.is_crossed:
+                ends, again = (ends[0], again[1]), (again[0], ends[1])
+            self.kept.append(again)
+        for end in ends:
+            end.settimeout(20)
+        return PatchedEnds(*ends)
+
+
+class PatchedEnds(Ends):
+    def pass_a_byte(self) -> None:
+        """Pass nothing: the other end may be elsewhere."""
+
+    answer_a_byte = pass_a_byte
+
+
+class BulkTests(TestCase):
+    def run_bulk(self, is_crossed: bool) -> dict[str, float]:
+        folder = Path(self.mktemp()).resolve()
+        folder.mkdir()
+        return Bulk("bulk", 2).run(Patched(is_crossed), folder, Bounds(0.3, 2))
+
+    def test_what_goes_through_is_counted(self) -> None:
+        figures = self.run_bulk(is_crossed=False)
+        self.assertGreater(figures["mb_per_second"], 0)
+        self.assertGreater(figures["mb_per_cpu_second"], 0)
+
+    def test_bytes_of_another_circuit_fail(self) -> None:
+        """Whatever comes out of a circuit and is not what went into it ends the run."""
+        with self.assertRaises(ServerFailed) as caught:
+            self.run_bulk(is_crossed=True)
+        self.assertIn("not what was sent", str(caught.exception))
+
+
+class CircuitBarTests(TestCase):
+    def test_bars_are_multiples_of_two_relays(self) -> None:
+        samples = [
+            Sample("circuit-bulk-20", relay, 0, {"mb_per_cpu_second": rate})
+            for relay, rate in (("abst", 4.0), ("strelaysrv", 2.0), ("transit-relay", 1.0))
+        ]
+        found = list(circuit_bars(Results(samples)))
+        self.assertEqual([bar.value for bar in found], [2.0, 4.0])
+        self.assertEqual([bar.is_reached for bar in found], [True, False])
 
 
 class RunTests(TestCase):
