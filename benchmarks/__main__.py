@@ -1,9 +1,9 @@
-"""``python -m benchmarks``: measure a realm beside other servers.
+"""``python -m benchmarks``: measure ABST beside other programs.
 
-What is measured, per server: packets per second; packets per second of the server's CPU; latency,
-where one peer waits for the other; memory per idle connection, at once and after traffic. The loads
-are in ``benchmarks.loads``. The ratio to nats-server is what a change should be judged by: it is
-taken within one round, so that the machine falls out of it.
+What is measured of a realm and of other servers: packets per second; packets per second of the
+server's CPU; latency, where one peer waits for the other; memory per idle connection, at once and
+after traffic. The loads are in ``benchmarks.loads``. The ratio to nats-server is what a change
+should be judged by: it is taken within one round, so that the machine falls out of it.
 
 The same work for all: TLS 1.3 from the first byte, with a certificate on both sides and Ed25519
 keys in all of them, TLS_AES_128_GCM_SHA256 (the generator offers nothing else: see
@@ -18,9 +18,14 @@ The message loads look at more than a server: they measure what a message from o
 another costs with the libraries that applications use, as ``benchmarks.messages`` says. Two devices
 with a realm stand beside two clients of aiomqtt with mosquitto, and two of autobahn with crossbar.
 
+The circuit loads (``benchmarks.circuits``) fill circuits through a realm, in plain legs, as they
+fill what strelaysrv, magic-wormhole's transit relay and socat join. The files load
+(``benchmarks.files``) sends a large file with ``abst send`` through a realm, with ``wormhole send``
+through a relay, and with ``scp``, and counts everything that took part.
+
 The generator is one process, and needs a CPU of its own to be no limit: where the column
 "generator CPU" comes near 100 %, packets per second say little about the server, and packets per
-CPU second still hold. A whole run takes about fifteen minutes.
+CPU second still hold. A whole run takes about twenty minutes.
 
 Exit status: 0 if all runs gave figures, whatever they are; 1 if one failed; 2 for wrong usage.
 """
@@ -39,31 +44,38 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from benchmarks import circuit_report, measure, message_report, report
+from benchmarks import circuit_report, file_report, measure, message_report, report
 from benchmarks.abst_circuits import AbstCircuits
+from benchmarks.abst_files import AbstFiles
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
 from benchmarks.certificates import Authority, make_authority
 from benchmarks.circuits import CIRCUIT_LOADS
 from benchmarks.errors import ServerNotInstalled
+from benchmarks.files import Files
 from benchmarks.loads import LOADS, Bounds
 from benchmarks.message_pairs import AbstDevices, MqttClients, Pair, WampClients
 from benchmarks.messages import MESSAGE_LOADS
 from benchmarks.mosquitto import Mosquitto
+from benchmarks.movers import Mover
 from benchmarks.nats import NatsServer
 from benchmarks.relays import Relay
+from benchmarks.scp_files import ScpFiles
 from benchmarks.servers import Server
 from benchmarks.socat import Socat
 from benchmarks.strelaysrv import Strelaysrv
 from benchmarks.transit_relay import TransitRelay
+from benchmarks.wormhole_files import WormholeFiles
 
 _OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 _SERVER_NAMES = (
     "abst", "nats", "mosquitto", "crossbar", "strelaysrv", "transit-relay", "socat",
+    "wormhole", "scp",
 )  # fmt: skip
 _LOAD_NAMES = (
     *(load.name for load in LOADS),
     *(load.name for load in MESSAGE_LOADS),
     *(load.name for load in CIRCUIT_LOADS),
+    Files.name,
 )
 _MOST_FILES = 16384
 
@@ -88,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure a realm, beside other servers, on the same work.",
+        description="Measure ABST, beside other programs, on the same work.",
     )
     add = parser.add_argument
     add("--seconds", type=_positive, default=5.0, help="length of a timed load (%(default)s)")
@@ -99,6 +111,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"of the servers: {', '.join(_SERVER_NAMES)}")  # fmt: skip
     add("--at-most", type=_count, default=1000, metavar="N",
         help="no more pairs and idle connections than this, for a quick look")  # fmt: skip
+    add("--megabytes", type=_count, default=2000, metavar="N",
+        help="size of the file that is sent, in millions of bytes (%(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="also write all samples to this file")
     add("--realm-command", type=shlex.split, default=list(DEFAULT_COMMAND), metavar="COMMAND",
         help="the realm to measure; --listen and --state are added")  # fmt: skip
@@ -109,6 +123,7 @@ def _run(options: argparse.Namespace) -> int:
     loads = [load for load in LOADS if load.name in options.only]
     message_loads = [load for load in MESSAGE_LOADS if load.name in options.only]
     circuit_loads = [load for load in CIRCUIT_LOADS if load.name in options.only]
+    file_loads = [Files(options.megabytes)] if Files.name in options.only else []
     bounds = Bounds(options.seconds, options.at_most)
     with tempfile.TemporaryDirectory(prefix="abst-benchmarks-") as name:
         folder = Path(name)
@@ -125,28 +140,39 @@ def _run(options: argparse.Namespace) -> int:
             results, relays, circuit_loads, options.rounds, folder, _say,
             lambda relay, load, work: load.run(relay, work, bounds),
         )  # fmt: skip
+        movers = _find_movers(folder, options) if file_loads else []
+        for load in file_loads:
+            with load.folder() as file_folder:
+                measure.take_turns(
+                    results, movers, [load], options.rounds, file_folder, _say,
+                    lambda mover, load, work: load.run(mover, work),
+                )  # fmt: skip
     bars = [
         *report.bars(loads, results),
         *message_report.bars(results),
         *circuit_report.bars(results),
+        *file_report.bars(results),
     ]
     for lines in (
         report.head(servers, results),
         message_report.head(pairs),
         circuit_report.head(relays),
+        file_report.head(movers),
         report.tables(servers, loads, results),
         message_report.tables(pairs, message_loads, results),
         circuit_report.tables(relays, circuit_loads, results),
+        file_report.tables(movers, file_loads, results),
         report.ratios(loads, results),
         message_report.ratios(results),
         circuit_report.ratios(results),
+        file_report.ratios(results),
         bars,
     ):
         for line in lines:
             print(line)
     if options.json:
         given = {key: str(value) for key, value in vars(options).items()}
-        text = report.as_json([*servers, *pairs, *relays], bars, results, given)
+        text = report.as_json([*servers, *pairs, *relays, *movers], bars, results, given)
         options.json.write_text(text + "\n")
     for sample in results.failures():
         where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
@@ -182,6 +208,15 @@ def _find_relays(folder: Path, options: argparse.Namespace) -> Sequence[Relay]:
         "socat": Socat,
     }
     return _find(makers, options, "circuits: ")
+
+
+def _find_movers(folder: Path, options: argparse.Namespace) -> Sequence[Mover]:
+    makers: Mapping[str, Callable[[], Mover]] = {
+        "abst": lambda: AbstFiles(folder / "file-realm", options.realm_command),
+        "wormhole": WormholeFiles,
+        "scp": ScpFiles,
+    }
+    return _find(makers, options, "files: ")
 
 
 def _find(

@@ -15,10 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks import proc
 from benchmarks.errors import ServerFailed
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_MEMORY_FIELDS = ("Private_Clean:", "Private_Dirty:", "Private_Hugetlb:", "SwapPss:")
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _OWN_OPENSSL_CONF = str(Path(__file__).with_name("openssl.cnf"))
@@ -97,26 +96,15 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time, user and system, that the server has used since it started."""
-        ticks = 0
-        for pid in self._tree():
-            # The command's name, in brackets, may hold spaces: fields count from behind it.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(int(field) for field in fields[11:15])
-        return ticks / _TICKS_PER_SECOND
+        return proc.cpu_seconds(self.tree())
 
     def memory_kib(self) -> int:
         """Return the private memory of the server and its children, in KiB."""
-        kib = 0
-        for pid in self._tree():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                field, *rest = line.split()
-                if field in _MEMORY_FIELDS:
-                    kib += int(rest[0])
-        return kib
+        return proc.private_kib(self.tree())
 
     def descriptors(self) -> int:
         """Return how many files and sockets the server and its children have open."""
-        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self._tree())
+        return proc.descriptors(self.tree())
 
     def stop(self) -> None:
         """End the server: politely, and after some seconds by force."""
@@ -128,14 +116,10 @@ class ServerProcess:
                 self._process.kill()
                 self._process.wait()
 
-    def _tree(self) -> list[int]:
+    def tree(self) -> list[int]:
         """Return the process IDs of the server and of all that it has started."""
         self.check()
-        tree = [self._process.pid]
-        for pid in tree:
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                tree += map(int, children.read_text().split())
-        return tree
+        return proc.tree(self._process.pid)
 
 
 def unused_port() -> int:

@@ -17,10 +17,13 @@ from benchmarks.circuit_report import bars as circuit_bars
 from benchmarks.circuits import Bulk
 from benchmarks.conversation import PacketCounter
 from benchmarks.errors import PacketsLost, ServerFailed
+from benchmarks.file_report import bars as file_bars
+from benchmarks.files import Files
 from benchmarks.loads import LOADS, Bounds
 from benchmarks.measure import Results, Sample
 from benchmarks.message_client import RECEIVED, Board, Task
 from benchmarks.message_report import bars as message_bars
+from benchmarks.movers import RECEIVER, SENDER, Prepared
 from benchmarks.nats import foreign_line
 from benchmarks.process import ServerProcess
 from benchmarks.relays import Ends
@@ -203,6 +206,71 @@ class CircuitBarTests(TestCase):
         self.assertEqual([bar.is_reached for bar in found], [True, False])
 
 
+class Copying:
+    """A program that sends a file to another folder of this machine, in one way or another."""
+
+    name = version = "copying"
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    @contextlib.contextmanager
+    def prepare(self, file: Path, folder: Path) -> Iterator[Prepared]:
+        inbox = folder / "inbox"
+        inbox.mkdir()
+        send = [sys.executable, "-c", self.program, str(file), str(inbox / file.name)]
+        idle = [sys.executable, "-c", "import time; time.sleep(100)"]
+        with ServerProcess(idle, folder, folder) as process:
+            yield Prepared([(RECEIVER, process)], [(SENDER, send)], inbox, folder)
+
+
+class FilesTests(TestCase):
+    READ = "import sys; data = bytearray(open(sys.argv[1], 'rb').read());"
+    WRITE = "open(sys.argv[2], 'wb').write(data);"
+
+    def run_files(self, program: str) -> dict[str, float]:
+        load = Files(1)
+        with load.folder() as folder:
+            work = folder / "work"
+            work.mkdir()
+            figures = load.run(Copying(program), work)
+            self.assertFalse(work.exists(), "the copy is left")
+        self.assertFalse(folder.exists())
+        return figures
+
+    def test_a_file_that_arrives_is_measured(self) -> None:
+        """CPU time counts where it was used, also that of a process's children."""
+        spin = "import time\nwhile time.process_time() < 0.3: pass"
+        child = f"import subprocess; subprocess.run([sys.executable, '-c', {spin!r}])"
+        figures = self.run_files(self.READ + self.WRITE + child)
+        self.assertGreaterEqual(figures["sender_cpu_seconds"], 0.3)
+        self.assertLess(figures["receiver_cpu_seconds"], 0.2)
+        self.assertGreater(figures["sender_mib"], 1)
+        self.assertGreaterEqual(figures["seconds"], 0.3)
+        self.assertAlmostEqual(figures["mb_per_second"], 1 / figures["seconds"])
+
+    def test_a_changed_file_fails(self) -> None:
+        with self.assertRaises(PacketsLost):
+            self.run_files(self.READ + "data[500_000] ^= 1;" + self.WRITE)
+
+    def test_a_missing_file_fails(self) -> None:
+        with self.assertRaises(PacketsLost):
+            self.run_files("")
+
+    def test_a_command_that_fails_fails(self) -> None:
+        with self.assertRaises(ServerFailed) as caught:
+            self.run_files(self.READ + self.WRITE + "sys.exit('no more')")
+        self.assertIn("no more", str(caught.exception))
+
+    def test_the_bar_is_a_multiple_of_wormhole(self) -> None:
+        samples = [
+            Sample("files", program, 0, {"mb_per_second": rate})
+            for program, rate in (("abst", 300.0), ("wormhole", 60.0), ("scp", 500.0))
+        ]
+        (bar,) = file_bars(Results(samples))
+        self.assertEqual((bar.value, bar.is_reached), (5.0, True))
+
+
 class RunTests(TestCase):
     def test_a_short_run_of_messages_between_two_devices(self) -> None:
         """Two real devices send each other messages through a real realm, and none is missing."""
@@ -219,6 +287,32 @@ class RunTests(TestCase):
         self.assertGreater(figures["messages-one"]["acknowledged_p50_ms"], 0)
         self.assertGreater(figures["messages-one"]["answered_p99_ms"], 0)
         self.assertIn("abst devices", run.stdout)
+
+    def test_a_short_run_of_circuits(self) -> None:
+        """Two devices get circuits from a real realm, and what goes through them is whole."""
+        figures = self.figures("circuit-bulk-20", "circuit-open", "circuit-idle", "--at-most", "4")
+        self.assertGreater(figures["circuit-bulk-20"]["mb_per_cpu_second"], 0)
+        self.assertGreater(figures["circuit-open"]["open_p50_ms"], 0)
+        self.assertGreaterEqual(figures["circuit-idle"]["circuit_descriptors"], 2)
+
+    def test_a_short_run_of_files(self) -> None:
+        """Two real agents send each other a file through a real realm."""
+        figures = self.figures("files", "--megabytes", "2")
+        self.assertGreater(figures["files"]["mb_per_second"], 0)
+        for role in ("sender", "receiver", "relay"):
+            self.assertGreater(figures["files"][f"{role}_mib"], 1)
+            self.assertGreater(figures["files"][f"{role}_most_ever_mib"], 1)
+        self.assertGreater(figures["files"]["sender_cpu_seconds"], 0)
+
+    def figures(self, *arguments: str) -> dict[str, dict[str, float]]:
+        """Return what a short run with ABST alone has measured, by load."""
+        output = Path(self.mktemp()).resolve()
+        command = [sys.executable, "-m", "benchmarks", "--server", "abst", "--rounds", "1"]
+        command += ["--seconds", "0.3", "--json", str(output), "--only", *arguments]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        report = json.loads(output.read_text())
+        return {sample["load"]: sample["figures"] for sample in report["samples"]}
 
     def test_a_short_run_against_a_realm(self) -> None:
         """The harness starts a real realm, loads it in each way, and finds all packets again."""
