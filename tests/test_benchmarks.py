@@ -5,9 +5,10 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -304,15 +305,38 @@ class RunTests(TestCase):
             self.assertGreater(figures["files"][f"{role}_most_ever_mib"], 1)
         self.assertGreater(figures["files"]["sender_cpu_seconds"], 0)
 
+    def test_short_runs_of_other_relays(self) -> None:
+        """Each relay that is installed joins its peers, and what goes through is whole."""
+        others = ("strelaysrv", "transit-relay", "socat")
+        loads = ("circuit-bulk", "circuit-open", "circuit-idle")
+        self.check_others(others, loads, "--at-most", "3")
+
+    def test_short_runs_of_other_programs_that_send_files(self) -> None:
+        """Each program that is installed has its servers and its keys, and sends a file."""
+        self.check_others(("wormhole", "scp"), ("files",), "--megabytes", "2")
+
+    def check_others(self, others: Sequence[str], loads: Sequence[str], *more: str) -> None:
+        """Run loads on others than ABST; what gives no figures must be said to be missing."""
+        said, samples = self.run_briefly("--server", *others, "--only", *loads, *more)
+        measured = {(sample["load"], sample["server"]) for sample in samples}
+        found = {other for other in others if (loads[0], other) in measured}
+        self.assertEqual(measured, {(load, other) for load in loads for other in found})
+        self.assertEqual(said.count("skipped: "), len(others) - len(found), said)
+
     def figures(self, *arguments: str) -> dict[str, dict[str, float]]:
         """Return what a short run with ABST alone has measured, by load."""
+        _, samples = self.run_briefly("--server", "abst", "--only", *arguments)
+        return {sample["load"]: sample["figures"] for sample in samples}
+
+    def run_briefly(self, *arguments: str) -> tuple[str, list[dict[str, Any]]]:
+        """Return what a short run printed, and its samples."""
         output = Path(self.mktemp()).resolve()
-        command = [sys.executable, "-m", "benchmarks", "--server", "abst", "--rounds", "1"]
-        command += ["--seconds", "0.3", "--json", str(output), "--only", *arguments]
+        command = [sys.executable, "-m", "benchmarks", "--rounds", "1", "--seconds", "0.3"]
+        command += ["--json", str(output), *arguments]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
         self.assertEqual(run.returncode, 0, run.stderr)
-        report = json.loads(output.read_text())
-        return {sample["load"]: sample["figures"] for sample in report["samples"]}
+        samples: list[dict[str, Any]] = json.loads(output.read_text())["samples"]
+        return run.stdout, samples
 
     def test_a_short_run_against_a_realm(self) -> None:
         """The harness starts a real realm, loads it in each way, and finds all packets again."""
