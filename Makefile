@@ -45,12 +45,12 @@ demo: $(LATEST)/.package ## a realm and two agents send each other a file [FILE=
 # The tests run against the checkout, which `python -m` puts first; what they start as processes finds
 # the installed copy, which .package keeps the same.
 test: SET = latest
-test: $(LATEST)/.test $(LATEST)/.package ## every test, on the latest dependencies [TESTS=tests.test_codec]
+test: $(LATEST)/.test $(LATEST)/.package ## the tests, on the latest dependencies [TESTS=tests.test_codec]
 	@echo "== tests, constraints/$(SET).txt"
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
 
 test-debian-13: SET = debian-13
-test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## every test, on Debian 13's versions
+test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## the tests, on the versions of Debian 13
 	@echo "== tests, constraints/$(SET).txt"
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
 
