@@ -21,6 +21,17 @@ class Code(StrEnum):
     IDENTITY_CONFLICT = "identity_conflict"
     RATE_LIMITED = "rate_limited"
     NO_WINDOW = "no_window"
+    CIRCUITS_FULL = "circuits_full"
+    # A circuit that was joined has been ended by the realm.
+    CIRCUIT_IDLE = "circuit_idle"
+    CIRCUIT_SPENT = "circuit_spent"
+    # Refused legs; the realm closes the leg after saying so.
+    WRONG_TOKEN = "wrong_token"
+    CIRCUIT_REFUSED = "circuit_refused"
+    CIRCUIT_UNANSWERED = "circuit_unanswered"
+    # Refused streams; the acceptor closes after saying so.
+    NO_SERVICE = "no_service"
+    NOT_ADMITTED = "not_admitted"
     # Refused pairings; the channel is closed after them.
     WRONG_SECRET = "wrong_secret"
     NOT_CONFIRMED = "not_confirmed"
@@ -82,6 +93,40 @@ MEANINGS: dict[Code, Meaning] = {
         False,
         "no device waits to be paired there",
         "ask for a new code: one lasts a minute and is good for one try",
+    ),
+    Code.CIRCUITS_FULL: Meaning(
+        False, "there is no room for another circuit", "close one, or try again in a while"
+    ),
+    Code.CIRCUIT_IDLE: Meaning(
+        False, "nothing went over the circuit for too long", "open it again when it is needed"
+    ),
+    Code.CIRCUIT_SPENT: Meaning(
+        False,
+        "as many bytes as the realm allows have gone over circuits",
+        "ask who runs the realm for more, or try again later",
+    ),
+    Code.WRONG_TOKEN: Meaning(
+        True, "nobody waits for a leg with this token", "ask the realm for a new circuit"
+    ),
+    Code.CIRCUIT_REFUSED: Meaning(
+        True,
+        "the other device takes no circuit from this one",
+        "see whether the two are still paired",
+    ),
+    Code.CIRCUIT_UNANSWERED: Meaning(
+        True,
+        "the other device did not open its end of the circuit in time",
+        "see whether it is awake, and whether its network lets it out",
+    ),
+    Code.NO_SERVICE: Meaning(
+        True,
+        "the other device offers no such service",
+        "see the spelling, and whether the program behind it is running there",
+    ),
+    Code.NOT_ADMITTED: Meaning(
+        True,
+        "the other device does not offer this service to this one",
+        "ask its owner to admit this device",
     ),
     Code.WRONG_SECRET: Meaning(
         True,
@@ -248,6 +293,18 @@ class SessionEndedError(AbstError):
         lost = f"; {unacknowledged} packets not acknowledged" if unacknowledged else ""
         super().__init__(f"the session ended: {why}{lost}")
         self.unacknowledged = unacknowledged
+
+
+class StreamError(AbstError):
+    """A stream was not opened, or has ended otherwise than by agreement; the text says why.
+
+    Attributes:
+        code: the wire code of whoever refused it, or None.
+    """
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class PairingError(AbstError):

@@ -118,7 +118,7 @@ class End(Protocol):
                 other._fail()
         elif self._state is not _State.FAILED:
             self._state = _State.CLOSED
-            if other is not None and other.transport is not None:
+            if other is not None:
                 other._close()
 
     # As what writes to the other end's transport, which says when to stop and when to go on.
@@ -184,7 +184,7 @@ class End(Protocol):
     def _fail(self) -> None:
         self._state = _State.FAILED
         self._early.clear()
-        if self.transport is not None:
+        if self.connected:
             _abort(self.transport)
 
 

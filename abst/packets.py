@@ -1,8 +1,9 @@
 """Every packet: its id, its fields, and the limit beside each field (spec: packets.md).
 
-Pure. Three conversations have packets of their own: device to realm, realm to device, and device
-to device. A packet is a frozen dataclass; its ``envelope`` and ``body`` tables say which keys it
-has on the wire, and both the checks here and the tables in the specification follow them.
+Pure. Each conversation has packets of its own: device to realm, realm to device, a circuit's leg to
+the realm, device to device, and the two ends of a stream. A packet is a frozen dataclass; its
+``envelope`` and ``body`` tables say which keys it has on the wire, and both the checks here and the
+tables in the specification follow them.
 ``codec`` turns packets into bytes and back.
 """
 
@@ -32,16 +33,21 @@ MAX_LIMITS: Final = 32
 MAX_COUNT: Final = 2**63 - 1
 NONCE_BYTES: Final = 32
 HASH_BYTES: Final = 32
+MAX_LEG_BYTES: Final = 256
+"""The largest packet with which a leg may begin."""
+
 SPAKE2_SHARE_BYTES: Final = 33
 MAX_WORD_CHARACTERS: Final = 16
 SESSION_ID_BYTES: Final = 16
 CHANNEL_NUMBER_BYTES: Final = 8
+CIRCUIT_ID_BYTES: Final = 8
+TOKEN_BYTES: Final = 32
+MAX_SERVICE_CHARACTERS: Final = 64
 
 FIRST_APPLICATION_ID: Final = 5
 LAST_PACKET_ID: Final = 255
 
 RESERVED_REALM_IDS: Final[Mapping[int, str]] = {
-    1: "Connect to device",
     3: "Create peer group",
     4: "Join peer group",
     5: "I am here",
@@ -258,6 +264,65 @@ class BackHeartbeat(Packet):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectToDevice(Packet):
+    """Device to realm: make a circuit between me and another device."""
+
+    packet_id = 1
+    title = "Connect to device"
+    envelope = (_REQUEST, _device("source_device"), _device("target_device"))
+
+    source_device: bytes
+    target_device: bytes
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit(Packet):
+    """Realm to device, to each of the two: how to open this device's end of a circuit.
+
+    Attributes:
+        circuit: names the circuit in Errors about it.
+        token: what the leg of this device begins with; good once, and for this device alone.
+        device: the other device.
+        dials: True for the device that has asked: it is the client of the TLS inside.
+        seconds: how long the token is good.
+        limits: what the realm lets one circuit and one device carry; 0 is no limit.
+        request: the number of the packet that this answers; absent for the other device.
+    """
+
+    packet_id = 1
+    title = "Circuit"
+    envelope = (_REQUEST,)
+    body = (
+        _binary("circuit", CIRCUIT_ID_BYTES),
+        _binary("token", TOKEN_BYTES),
+        _device("device"),
+        _flag("dials"),
+        _seconds("seconds"),
+        Field("limits", f"map of at most {MAX_LIMITS}: str to uint or float", _is_limits),
+    )
+
+    circuit: bytes
+    token: bytes
+    device: bytes
+    dials: bool
+    seconds: float
+    limits: dict[str, float]
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leg(Packet):
+    """Leg to realm: the first packet of a connection that becomes one end of a circuit."""
+
+    packet_id = 1
+    title = "Leg"
+    body = (_binary("token", TOKEN_BYTES),)
+
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Send(Packet):
     """Device to realm, and unchanged realm to device: bytes for another device."""
 
@@ -278,7 +343,7 @@ class Send(Packet):
 
 @dataclass(frozen=True, slots=True)
 class Error(Packet):
-    """Realm to device: a refusal, a drop, or the reason why the connection closes.
+    """A refusal, a drop, or the reason why a connection closes; or a device's no to a circuit.
 
     Attributes:
         code: one of ``errors.Code``, or a code of a newer version.
@@ -287,6 +352,7 @@ class Error(Packet):
         target_device: the target of what was refused.
         dropped: how many packets this error stands for.
         retry_after: seconds after which trying again makes sense.
+        circuit: the circuit that it is about.
         request: the number that the refused packet carried.
     """
 
@@ -300,6 +366,7 @@ class Error(Packet):
         _device("target_device", required=False),
         _count("dropped", required=False),
         _seconds("retry_after", required=False),
+        _binary("circuit", CIRCUIT_ID_BYTES, required=False),
     )
 
     code: str
@@ -308,6 +375,7 @@ class Error(Packet):
     target_device: bytes | None = None
     dropped: int | None = None
     retry_after: float | None = None
+    circuit: bytes | None = None
     request: int | None = None
 
 
@@ -503,6 +571,77 @@ class KeyCheck(Packet):
     older: bytes | None = None
 
 
+def is_service(value: Any) -> bool:
+    """Tell whether something is a service's name: letters, digits and ``-._``, not too many."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_SERVICE_CHARACTERS
+        and value.isascii()
+        and all(letter.isalnum() or letter in "-._" for letter in value)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream(Packet):
+    """Dialler to acceptor: the first packet of a stream.
+
+    Attributes:
+        service: what the dialler wants to talk to.
+        mac: the proof with the key of the newest pairing, as in Key check.
+        older: the same with the key of the one before, while the newest is pending.
+    """
+
+    packet_id = 0
+    title = "Open stream"
+    body = (
+        Field(
+            "service",
+            f"str, 1 to {MAX_SERVICE_CHARACTERS} ASCII letters, digits, `-`, `.` and `_`",
+            is_service,
+        ),
+        _binary("mac", HASH_BYTES),
+        _binary("older", HASH_BYTES, required=False),
+    )
+
+    service: str
+    mac: bytes
+    older: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened(Packet):
+    """Acceptor to dialler: from here on, both directions are the application's own bytes.
+
+    Attributes:
+        mac: the acceptor's proof with the key of the newest pairing.
+        older: the same with the key of the one before, while the newest is pending.
+    """
+
+    packet_id = 0
+    title = "Stream opened"
+    body = (_binary("mac", HASH_BYTES), _binary("older", HASH_BYTES, required=False))
+
+    mac: bytes
+    older: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused(Packet):
+    """Acceptor to dialler: there is no stream; the connection is closed.
+
+    Attributes:
+        code: why, for programs.
+        reason: why, for people.
+    """
+
+    packet_id = 1
+    title = "Stream refused"
+    body = (_text("code", MAX_CODE_CHARACTERS), _text("reason", MAX_REASON_CHARACTERS))
+
+    code: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Application(Packet):
     """Device to device: an application's own packet, id 5 to 255, any content."""
@@ -527,16 +666,29 @@ class Application(Packet):
 
 DEVICE_TO_REALM: Final[Mapping[int, type[Packet]]] = {
     0: Hello,
+    1: ConnectToDevice,
     2: Send,
     13: OpenWindow,
     14: FindWindow,
+    31: Error,
 }
 REALM_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {
     0: BackHeartbeat,
+    1: Circuit,
     2: Send,
     13: WindowOpened,
     14: WindowFound,
     31: Error,
+}
+LEG_TO_REALM: Final[Mapping[int, type[Packet]]] = {
+    1: Leg,
+}
+STREAM_DIALLER: Final[Mapping[int, type[Packet]]] = {
+    0: OpenStream,
+}
+STREAM_ACCEPTOR: Final[Mapping[int, type[Packet]]] = {
+    0: StreamOpened,
+    1: StreamRefused,
 }
 DEVICE_TO_DEVICE: Final[Mapping[int, type[Packet]]] = {
     0: Heartbeat,

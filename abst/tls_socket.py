@@ -225,6 +225,7 @@ class TlsSocket:
     __slots__ = (
         "__provides__",
         "_handle",
+        "_is_paused",
         "_number",
         "_plain",
         "_producer",
@@ -260,6 +261,7 @@ class TlsSocket:
         self._transport: Any = None
         self._unsent: deque[bytes | memoryview] = deque()
         self._written_later = 0
+        self._is_paused = False
         self._producer: Producer | None = None
         self._timer: Any = None
         self._state = _State.EXPECTING
@@ -318,7 +320,7 @@ class TlsSocket:
                 return
             self._received(data)
             # A short record is the last one, as a rule; the reactor calls again if it was not.
-            if len(data) < READ_BYTES or self._state is not _State.OPEN:
+            if len(data) < READ_BYTES or self._state is not _State.OPEN or self._is_paused:
                 return
 
     def doWrite(self) -> None:
@@ -378,6 +380,24 @@ class TlsSocket:
             self._unsent.clear()
             self._state = _State.GIVEN_BACK
             self._transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """Read no more for now: what comes waits in the kernel, and then at its sender."""
+        self._is_paused = True
+        if self._state is _State.OPEN:
+            self._reactor.removeReader(self)
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        self._is_paused = False
+        if self._state is _State.OPEN:
+            self._reactor.addReader(self)
+
+    def hand_over(self, protocol: IProtocol) -> None:
+        """Give what comes from now on to another protocol, which writes too."""
+        self._protocol = protocol
+        self._received = protocol.dataReceived
+        self._producer = None
 
     def registerProducer(self, producer: Producer, streaming: bool) -> None:
         """Tell a push producer from now on when to pause and when to resume."""

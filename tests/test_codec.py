@@ -27,17 +27,14 @@ from abst.device_id import DeviceID
 from abst.errors import Code, LocalProtocolError, RemoteProtocolError
 from abst.framing import Frame
 from abst.packets import (
-    DEVICE_TO_DEVICE,
-    DEVICE_TO_REALM,
     MAX_PACKET_BYTES,
     MAX_PACKET_BYTES_BEFORE_HELLO,
-    REALM_TO_DEVICE,
     Application,
     Hello,
     Packet,
     Send,
 )
-from tests.test_packets import EXAMPLES, packets_of
+from tests.test_packets import CONVERSATIONS, EXAMPLES, packets_of
 
 ROOT = Path(__file__).parent.parent
 ALICE = DeviceID.of_key(b"alice")
@@ -142,7 +139,7 @@ class AnyBytesTests(TestCase):
     @given(data=streams)
     def test_what_parses_is_a_packet_or_a_remote_protocol_error(self, data: bytes) -> None:
         for value in outcome([data])[0]:
-            for known in (DEVICE_TO_REALM, REALM_TO_DEVICE, DEVICE_TO_DEVICE):
+            for known in CONVERSATIONS:
                 try:
                     self.assertIsInstance(packets.parse(value, known), Packet)
                 except RemoteProtocolError as error:

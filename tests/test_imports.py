@@ -37,6 +37,7 @@ PURE = (
     "abst.device.realm_client",
     "abst.device.session",
     "abst.device.words",
+    "abst.realm.circuits",
     "abst.realm.conversation",
     "abst.realm.counters",
     "abst.realm.deadlines",
@@ -44,6 +45,8 @@ PURE = (
     "abst.realm.outbox",
     "abst.realm.pairing_windows",
     "abst.realm.quota",
+    "abst.realm.rates",
+    "abst.realm.refusal",
     "abst.realm.switchboard",
 )
 

@@ -14,9 +14,14 @@ from abst.errors import Code, LocalProtocolError, RemoteProtocolError
 from abst.packets import (
     DEVICE_TO_DEVICE,
     DEVICE_TO_REALM,
+    LEG_TO_REALM,
     REALM_TO_DEVICE,
+    STREAM_ACCEPTOR,
+    STREAM_DIALLER,
     Application,
     BackHeartbeat,
+    Circuit,
+    ConnectToDevice,
     DeviceHello,
     Error,
     Field,
@@ -24,23 +29,38 @@ from abst.packets import (
     Heartbeat,
     Hello,
     KeyCheck,
+    Leg,
+    OpenStream,
     OpenWindow,
     Packet,
     PairProcess,
     Send,
+    StreamOpened,
+    StreamRefused,
     WindowFound,
     WindowOpened,
 )
 
 ALICE = DeviceID.of_key(b"alice")
 BOB = DeviceID.of_key(b"bob")
+CONVERSATIONS = (
+    DEVICE_TO_REALM,
+    REALM_TO_DEVICE,
+    LEG_TO_REALM,
+    DEVICE_TO_DEVICE,
+    STREAM_DIALLER,
+    STREAM_ACCEPTOR,
+)
 FACE = "\N{GRINNING FACE}"
 
 EXAMPLES: list[Packet] = [
     Hello(ALICE, version=3, invitation="please", request=7),
     BackHeartbeat(1, 15.0, {"packet_bytes": 65536, "later": 0.5}, bytes(32), ["::1", 5], 7),
     Send(ALICE, BOB, b"sealed", request=7),
-    Error("queue_full", "slowly", 2, BOB, 3, 1.5, 7),
+    ConnectToDevice(ALICE, BOB, 7),
+    Circuit(bytes(8), bytes(32), BOB, True, 10.0, {"circuit_bytes": 0}, 7),
+    Leg(bytes(32)),
+    Error("queue_full", "slowly", 2, BOB, 3, 1.5, bytes(8), 7),
     OpenWindow(close=True, request=7),
     WindowOpened(7, 60.0, 7),
     FindWindow(7, request=7),
@@ -49,6 +69,9 @@ EXAMPLES: list[Packet] = [
     DeviceHello(ALICE, "cellar", True, bytes(16), 9, 1, ["a"], ["b"], ["abst://c/"], True),
     PairProcess("begin", "code", bytes(33), bytes(32), bytes(32), bytes(32), "cellar", "late"),
     KeyCheck(bytes(32), bytes(32)),
+    OpenStream("web", bytes(32), bytes(32)),
+    StreamOpened(bytes(32), bytes(32)),
+    StreamRefused("no_service", "there is none"),
 ]
 """One packet of each kind, with every field."""
 
@@ -73,6 +96,8 @@ def _values(item: Field) -> st.SearchStrategy[Any]:
         return st.binary(min_size=int(found[1]), max_size=int(found[1]))
     if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
         return st.dictionaries(texts(40), seconds, max_size=int(found[1]))
+    if kind.startswith("str, 1 to 64 ASCII letters"):
+        return st.text("abcxyzABCXYZ0189-._", min_size=1, max_size=64)
     return {
         "bin": st.binary(max_size=300),
         "bin, 16 bytes, UUID version 8": devices,
@@ -111,6 +136,9 @@ def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
         full: dict[Any, Any] = {str(key): key for key in range(most)}
         wrong = [{**full, "more": 1}, {"x": -1}, {"x": "1"}, {1: 1}, {b"x": 1}, {"x": True}, []]
         return [{}, full, {"x": 0.5}], wrong
+    if kind.startswith("str, 1 to 64 ASCII letters"):
+        wrong_letters = [*" /:\n\0", "\u00e4", "\u0661", FACE, "a b"]
+        return ["a", "x" * 64, "Az09-._"], ["", "x" * 65, *wrong_letters, b"web", 1, []]
     other: dict[str, tuple[list[Any], list[Any]]] = {
         "bin": ([b"", bytes(100)], ["", [], 1, {}]),
         "bin, 16 bytes, UUID version 8": (
@@ -159,7 +187,7 @@ class FieldTests(TestCase):
         return [(p, item) for p in EXAMPLES for item in (*p.envelope, *p.body)]
 
     def test_there_is_an_example_of_every_packet(self) -> None:
-        known = {*DEVICE_TO_REALM.values(), *REALM_TO_DEVICE.values(), *DEVICE_TO_DEVICE.values()}
+        known = {kind for conversation in CONVERSATIONS for kind in conversation.values()}
         self.assertEqual(known, {type(packet) for packet in EXAMPLES})
         for packet, item in self.every_field():
             self.assertIsNotNone(getattr(packet, item.name), item.name)
@@ -246,15 +274,15 @@ class ParseTests(TestCase):
         self.assertRaises(RemoteProtocolError, packets.id_of, {b"packet_id": 0})
 
     def test_ids_mean_what_their_conversation_says(self) -> None:
-        """Id 0 is another packet in each of the three conversations."""
-        for known in (DEVICE_TO_REALM, REALM_TO_DEVICE, DEVICE_TO_DEVICE):
+        """Id 0 is another packet in most of the conversations."""
+        for known in CONVERSATIONS:
             for packet_id, kind in known.items():
                 example = next(packet for packet in EXAMPLES if type(packet) is kind)
                 self.assertEqual(packet_id, example.packet_id)
                 self.assertEqual(example, packets.parse(example.to_map(), known))
 
     def test_an_id_of_another_conversation_is_unknown(self) -> None:
-        for known in (DEVICE_TO_REALM, REALM_TO_DEVICE, DEVICE_TO_DEVICE):
+        for known in CONVERSATIONS:
             for packet_id in set(range(256)) - set(known):
                 error = self.assertRaises(
                     RemoteProtocolError, packets.parse, {"packet_id": packet_id}, known

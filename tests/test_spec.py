@@ -32,19 +32,22 @@ from abst.device.pairing import State as PairingState
 from abst.errors import MEANINGS, AddressError, Code
 from abst.packets import (
     BackHeartbeat,
+    Circuit,
+    ConnectToDevice,
     Error,
     FindWindow,
     Hello,
+    Leg,
     OpenWindow,
     Packet,
     Send,
     WindowFound,
     WindowOpened,
 )
-from abst.realm import conversation, outbox
+from abst.realm import circuits, conversation, outbox
 from abst.realm.conversation import State
 from abst.realm.limits import Limits
-from tests.realm.memory_realm import ALICE, BOB, NOBODY, Line, MemoryRealm, send
+from tests.realm.memory_realm import ALICE, BOB, NOBODY, Line, MemoryLeg, MemoryRealm, send
 
 SPEC = Path(__file__).parent.parent / "docs" / "spec"
 
@@ -53,7 +56,8 @@ Numbers = dict[str, float]
 
 _HEADING = re.compile(r"^#{2,6} +(.*?) *$")
 _PACKET = re.compile(
-    r"(.+) \((device to realm|realm to device|.+ and .+|device to device), id (\d+)\)"
+    r"(.+) \((device to realm|realm to device|.+ and .+|leg to realm|device to device"
+    r"|stream dialler|stream acceptor), id (\d+)\)"
 )
 
 
@@ -108,7 +112,10 @@ class PacketTests(TestCase):
         conversations = {
             "device to realm": packets.DEVICE_TO_REALM,
             "realm to device": packets.REALM_TO_DEVICE,
+            "leg to realm": packets.LEG_TO_REALM,
             "device to device": packets.DEVICE_TO_DEVICE,
+            "stream dialler": packets.STREAM_DIALLER,
+            "stream acceptor": packets.STREAM_ACCEPTOR,
         }
         return {
             (name, packet_id): kind
@@ -187,6 +194,8 @@ DEVICE_CODES = {
     Code.PAIRING_LATE,
     Code.PAIRING_REFUSED,
     Code.WRONG_PAIRING,
+    Code.NO_SERVICE,
+    Code.NOT_ADMITTED,
 }
 """What one device tells another, or its owner; no realm sends them."""
 
@@ -246,7 +255,9 @@ class RealmTests(TestCase):
 
     def test_refused_pairings(self) -> None:
         rows = table(page("pairing.md"), "Refusals", "code", "said when")
-        codes = [str(code) for code in Code if code in {Code.NO_WINDOW, *DEVICE_CODES}]
+        of_streams = {Code.NO_SERVICE, Code.NOT_ADMITTED}
+        of_pairings = {Code.NO_WINDOW, *DEVICE_CODES} - of_streams
+        codes = [str(code) for code in Code if code in of_pairings]
         self.assertEqual(codes, [plain(row["code"]) for row in rows])
         for row in rows:
             meaning = MEANINGS[Code(plain(row["code"]))]
@@ -268,6 +279,27 @@ class RealmTests(TestCase):
         (answer,) = line.take()
         assert isinstance(answer, BackHeartbeat)
         self.assertEqual(told, {*answer.limits, "heartbeat_seconds"})
+
+    def test_limits_of_circuits_are_told(self) -> None:
+        rows = table(page("realm.md"), "Limits", "limit", "told")
+        told = {plain(row["limit"]) for row in rows if row["told"] == "circuit"}
+        realm = MemoryRealm()
+        alice, bob = realm.join(ALICE), realm.join(BOB)
+        alice.send(ConnectToDevice(ALICE, BOB))
+        for line in (alice, bob):
+            (circuit,) = line.take()
+            assert isinstance(circuit, Circuit)
+            self.assertEqual(told, set(circuit.limits))
+            self.assertEqual(Limits().circuit_meet_seconds, circuit.seconds)
+
+    def test_numbers_of_circuits(self) -> None:
+        expected: Numbers = {
+            "bytes of a token": packets.TOKEN_BYTES,
+            "bytes of a circuit's name": packets.CIRCUIT_ID_BYTES,
+            "bytes of the packet that a leg begins with, at most": packets.MAX_LEG_BYTES,
+            "`retry_after` of `circuits_full`, seconds": circuits.FULL_RETRY_SECONDS,
+        }
+        self.assertEqual(expected, numbers(page("circuits.md"), "Numbers"))
 
     def test_numbers(self) -> None:
         expected: Numbers = {
@@ -386,6 +418,7 @@ class OtherTests(TestCase):
 
 # The rows of the table of states, played to a realm. Each is given a line in the state of its row.
 
+CIRCUIT_BYTES = 1_000_000
 SMALL = Limits(queue_bytes=131072, connections=1)
 
 
@@ -455,6 +488,92 @@ def _asks_too_often(realm: MemoryRealm, line: Line) -> None:
     line.send(OpenWindow())
 
 
+def _circuit(realm: MemoryRealm, line: Line) -> tuple[list[MemoryLeg], Circuit]:
+    """Make a circuit that the line's device has asked for; return no leg yet, and its offer."""
+    bob = realm.join(BOB)
+    line.send(ConnectToDevice(ALICE, BOB))
+    (offer,) = line.take()
+    (other,) = bob.take()
+    assert isinstance(offer, Circuit)
+    assert isinstance(other, Circuit)
+    return [MemoryLeg(realm, offer.token), MemoryLeg(realm, other.token)], offer
+
+
+def _connect(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    line.send(ConnectToDevice(ALICE, BOB))
+    (offer,) = bob.take()
+    assert isinstance(offer, Circuit)
+
+
+def _too_many_circuits(realm: MemoryRealm, line: Line) -> None:
+    realm.join(BOB)
+    for _ in range(Limits().device_circuits + 1):
+        line.take()
+        line.send(ConnectToDevice(ALICE, BOB))
+
+
+def _connects_too_often(realm: MemoryRealm, line: Line) -> None:
+    for _ in range(Limits().circuit_requests_per_minute):
+        line.send(ConnectToDevice(ALICE, NOBODY))
+    line.take()
+    line.send(ConnectToDevice(ALICE, NOBODY))
+
+
+def _refuses(realm: MemoryRealm, line: Line) -> None:
+    bob = realm.join(BOB)
+    line.send(ConnectToDevice(ALICE, BOB))
+    (offer,) = line.take()
+    assert isinstance(offer, Circuit)
+    leg = MemoryLeg(realm, offer.token)
+    leg.come()
+    bob.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
+    line.received += leg.said
+
+
+def _is_unanswered(realm: MemoryRealm, line: Line) -> None:
+    (leg, _), _ = _circuit(realm, line)
+    leg.come()
+    realm.advance(Limits().circuit_meet_seconds)
+    line.received += leg.said
+
+
+def _joined(realm: MemoryRealm, line: Line) -> MemoryLeg:
+    legs, _ = _circuit(realm, line)
+    for leg in legs:
+        leg.come()
+    line.take()
+    return legs[0]
+
+
+def _idle(realm: MemoryRealm, line: Line) -> None:
+    leg = _joined(realm, line)
+    realm.core.deadlines.clear()  # The line's own silence, too.
+    assert leg.seat is not None
+    leg.seat.circuit._look_for_idle(realm.now + Limits().circuit_idle_seconds)
+    realm.settle()
+    assert leg.was_reset
+
+
+def _spent(realm: MemoryRealm, line: Line) -> None:
+    leg = _joined(realm, line)
+    assert leg.seat is not None
+    leg.seat.circuit.count(CIRCUIT_BYTES + 1, realm.now)
+    realm.settle()
+    assert leg.was_reset
+
+
+def _becomes_a_leg(realm: MemoryRealm, line: Line) -> None:
+    asker = realm.join(ALICE)
+    realm.join(BOB)
+    asker.send(ConnectToDevice(ALICE, BOB))
+    (offer,) = asker.take()
+    assert isinstance(offer, Circuit)
+    line.send(Leg(offer.token))
+    assert line.conversation.seat is not None
+    line.ended = "a leg"
+
+
 EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Hello": lambda realm, line: line.send(Hello(ALICE)),
     "Hello with another device's ID": lambda realm, line: line.send(Hello(BOB)),
@@ -465,6 +584,8 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "a packet over `hello_packet_bytes`": lambda realm, line: line.send(
         b"\x81\xa1a\xc5\x0f\xff" + bytes(4095)
     ),
+    "Leg with a token of this device": _becomes_a_leg,
+    "Leg with any other token": lambda realm, line: line.send(Leg(bytes(32))),
     "`hello_seconds` have passed": lambda realm, line: realm.advance(10.0),
     "the realm stops": _stops,
     "Send to a device that is here": _delivered,
@@ -476,7 +597,21 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Find pairing window with the number of one": _find,
     "Find pairing window with another number": lambda realm, line: line.send(FindWindow(7)),
     "Open or Find pairing window too often": _asks_too_often,
+    "Connect to device, to a device that is here": _connect,
+    "Connect to device, to a device that is not here": lambda realm, line: line.send(
+        ConnectToDevice(ALICE, NOBODY)
+    ),
+    "Connect to device, with too many circuits": _too_many_circuits,
+    "Connect to device too often": _connects_too_often,
+    "Error `circuit_refused` from the circuit's target": _refuses,
+    "Error of any other kind": lambda realm, line: line.send(Error("later", "what")),
+    "the other leg of its circuit does not come": _is_unanswered,
+    "its circuit is idle for `circuit_idle_seconds`": _idle,
+    "its circuit has carried what it may": _spent,
     "Send from another source": lambda realm, line: line.send(send(BOB, ALICE, b"")),
+    "Connect to device from another source": lambda realm, line: line.send(
+        ConnectToDevice(BOB, ALICE)
+    ),
     "a packet with a reserved or unknown id": lambda realm, line: line.send(
         b"\x81\xa9packet_id\x03"
     ),
@@ -509,14 +644,15 @@ class StateTests(TestCase):
             if event.startswith("the same for the fourth time"):
                 continue  # It is about two connections, and has a test of its own.
             full = event == "Hello when the realm is full"
-            realm = MemoryRealm(SMALL if full else Limits(queue_bytes=131072))
+            usual = Limits(queue_bytes=131072, circuit_bytes=CIRCUIT_BYTES)
+            realm = MemoryRealm(SMALL if full else usual)
             line = self.line_in(row["state"], realm)
             EVENTS[event](realm, line)
             self.assertEqual(row["next state"], line.conversation.state.name, row)
             found = line.take()
             errors = [f"Error `{it.code}`" for it in found if isinstance(it, Error)]
             match row["what the realm does"]:
-                case "nothing" | "its bytes, to that device":
+                case "nothing" | "its bytes, to that device" | "it becomes a leg":
                     self.assertEqual([], found, row)
                 case "cuts the connection off":
                     self.assertEqual("aborted", line.ended, row)
@@ -524,10 +660,13 @@ class StateTests(TestCase):
                     self.assertEqual([BackHeartbeat], [type(it) for it in found], row)
                 case "Pairing window opened":
                     self.assertEqual([WindowOpened], [type(it) for it in found], row)
+                case "Circuit, to both":
+                    self.assertEqual([Circuit], [type(it) for it in found], row)
                 case "Pairing window found":
                     self.assertEqual([WindowFound], [type(it) for it in found], row)
                 case error:
-                    self.assertEqual([error], errors, row)
+                    # What happens to legs beside the word is seen by the event itself.
+                    self.assertEqual([error.partition(",")[0]], errors, row)
             if row["next state"] == "CLOSED" and row["state"] != "CLOSED":
                 self.assertTrue(line.ended, row)
 

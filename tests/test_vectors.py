@@ -42,7 +42,10 @@ VECTORS = ROOT / "tests" / "vectors"
 CONVERSATIONS = {
     "device to realm": packets.DEVICE_TO_REALM,
     "realm to device": packets.REALM_TO_DEVICE,
+    "leg to realm": packets.LEG_TO_REALM,
     "device to device": packets.DEVICE_TO_DEVICE,
+    "stream dialler": packets.STREAM_DIALLER,
+    "stream acceptor": packets.STREAM_ACCEPTOR,
 }
 # What reads packets, and so what says that one is refused.
 READERS = ("abst/codec.py", "abst/packets.py", "abst/framing.py")

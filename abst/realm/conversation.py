@@ -20,19 +20,23 @@ from abst.packets import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     BackHeartbeat,
+    ConnectToDevice,
     Error,
     FindWindow,
     Hello,
+    Leg,
     OpenWindow,
     Send,
     WindowFound,
     WindowOpened,
 )
+from abst.realm.circuits import Circuits, Seat
 from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
 from abst.realm.limits import Limits
 from abst.realm.outbox import Outbox
-from abst.realm.pairing_windows import PairingWindows, Refusal
+from abst.realm.pairing_windows import PairingWindows
+from abst.realm.refusal import Refusal
 from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
 
 JOINED_WRITE_BYTES: Final = 16384
@@ -89,10 +93,14 @@ class Realm:
     here: int = 0
     queued_bytes: int = 0
     windows: PairingWindows = field(init=False)
+    circuits: Circuits = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with no pairing window open."""
+        """Begin with no pairing window open, and no circuit."""
         self.windows = PairingWindows(self.limits, self.random_fraction)
+        self.circuits = Circuits(
+            self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
+        )
 
     def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
         """Return the conversation of a connection that has just been made."""
@@ -115,6 +123,7 @@ class Realm:
         for conversation in tuple(self.conversations):
             wait = round(0.5 + self.random_fraction() * spread, 2)
             conversation.close(Code.RESTARTING, retry_after=wait)
+        self.circuits.stop()
 
 
 def _no_measure() -> int:
@@ -133,6 +142,8 @@ class Conversation:
         heard_at: when bytes last came.
         observed_address: the other end's host and port as the realm sees them, or None.
         closed_for: the code with which the realm closed the conversation, or None.
+        seat: what the connection is for since it has turned into a circuit's leg, or None.
+        early: what came on it behind the packet that said so.
         stalled: the connection is to be cut off at once, since the device does not read.
     """
 
@@ -151,9 +162,11 @@ class Conversation:
         "carrier",
         "closed_for",
         "device_id",
+        "early",
         "heard_at",
         "measure_progress",
         "observed_address",
+        "seat",
         "stalled",
         "state",
     )
@@ -178,6 +191,8 @@ class Conversation:
         self.heard_at = now
         self.stalled = False
         self.closed_for: Code | None = None
+        self.seat: Seat | None = None
+        self.early = b""
         self.carrier: object = None
         self.measure_progress: Callable[[], int] = _no_measure
 
@@ -440,6 +455,8 @@ class Conversation:
             return len(data)
         raw = data[position:end]
         self._handle(codec.decode(raw), raw, now)
+        if self.seat is not None:
+            self.early = data[end:]
         return end
 
     def _too_large(self) -> RemoteProtocolError:
@@ -451,6 +468,9 @@ class Conversation:
     def _handle(self, packet: dict[object, object], raw: bytes, now: float) -> None:
         packet_id = packets.id_of(packet)  # type: ignore[arg-type]
         if self.state is State.AWAITING_HELLO and packet_id != Hello.packet_id:
+            if packet_id == Leg.packet_id:
+                self._become_leg(packet, raw, now)
+                return
             raise RemoteProtocolError(Code.HELLO_FIRST, MEANINGS[Code.HELLO_FIRST].sentence)
         if packet_id not in packets.DEVICE_TO_REALM:
             self._refuse_unknown(packet_id, packet.get("request"))
@@ -463,11 +483,18 @@ class Conversation:
             case FindWindow() as wanted:
                 self._find_window(wanted, now)
             case Send() as send:
-                if send.source_device != self.device_id:
-                    raise RemoteProtocolError(
-                        Code.WRONG_SOURCE, MEANINGS[Code.WRONG_SOURCE].sentence
-                    )
+                self._check_source(send.source_device)
                 self._forward(raw, 1, send.target_device)
+            case ConnectToDevice() as wanted:
+                self._check_source(wanted.source_device)
+                self._connect(wanted, now)
+            case Error(code=Code.CIRCUIT_REFUSED, circuit=bytes(circuit)):
+                assert self.device_id is not None
+                self._realm.circuits.refuse(circuit, self.device_id)
+
+    def _check_source(self, source_device: bytes) -> None:
+        if source_device != self.device_id:
+            raise RemoteProtocolError(Code.WRONG_SOURCE, MEANINGS[Code.WRONG_SOURCE].sentence)
 
     def _hello(self, hello: Hello, now: float) -> None:
         if hello.device_id != self.device_id:
@@ -487,7 +514,7 @@ class Conversation:
             realm.here += 1
             realm.counters.connections += 1
             realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
-        self._tell(self._back_heartbeat(hello.request))
+        self.tell(self._back_heartbeat(hello.request))
         self._arrive(now)
 
     def _open_window(self, wanted: OpenWindow, now: float) -> None:
@@ -501,7 +528,7 @@ class Conversation:
             self._refuse(found, wanted)
             return
         seconds = self._realm.limits.pairing_window_seconds
-        self._tell(WindowOpened(found, seconds, wanted.request))
+        self.tell(WindowOpened(found, seconds, wanted.request))
 
     def _find_window(self, wanted: FindWindow, now: float) -> None:
         assert self.device_id is not None
@@ -509,7 +536,30 @@ class Conversation:
         if isinstance(found, Refusal):
             self._refuse(found, wanted)
             return
-        self._tell(WindowFound(wanted.number, found, wanted.request))
+        self.tell(WindowFound(wanted.number, found, wanted.request))
+
+    def _connect(self, wanted: ConnectToDevice, now: float) -> None:
+        offer = self._realm.circuits.ask(wanted.source_device, wanted, now)
+        if isinstance(offer, Refusal):
+            self._refuse(offer, wanted)
+            return
+        self.tell(offer.for_asker)
+        self._realm.circuits.tell(wanted.target_device, offer.for_target)
+
+    def _become_leg(self, packet: dict[object, object], raw: bytes, now: float) -> None:
+        """Be a circuit's leg from now on, and no conversation any more."""
+        if len(raw) > packets.MAX_LEG_BYTES:
+            raise RemoteProtocolError(
+                Code.TOO_LARGE, f"a leg begins with at most {packets.MAX_LEG_BYTES} bytes"
+            )
+        leg = packets.parse(packet, packets.LEG_TO_REALM)  # type: ignore[arg-type]
+        assert isinstance(leg, Leg)
+        self.seat = self._realm.circuits.claim(leg.token, self.device_id, now)
+        if self.seat is None:
+            self.close(Code.WRONG_TOKEN)
+            return
+        self._leave()
+        self._realm.touched.append(self)
 
     def _host(self) -> str | None:
         return None if self.observed_address is None else self.observed_address[0]
@@ -558,7 +608,8 @@ class Conversation:
 
     # What the realm says.
 
-    def _tell(self, packet: packets.Packet) -> None:
+    def tell(self, packet: packets.Packet) -> None:
+        """Queue one of the realm's own packets for this device."""
         self._queue(packet)
         self._realm.touched.append(self)
 
@@ -568,12 +619,16 @@ class Conversation:
 
     def _tell_of_conflict(self) -> None:
         code = Code.IDENTITY_CONFLICT
-        self._tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
+        self.tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
 
-    def _refuse(self, refusal: Refusal, refused: OpenWindow | FindWindow) -> None:
+    def _refuse(
+        self,
+        refusal: Refusal,
+        refused: OpenWindow | FindWindow | ConnectToDevice,
+    ) -> None:
         code = refusal.code
         self._realm.counters.refused_packets[code] += 1
-        self._tell(
+        self.tell(
             Error(
                 str(code),
                 MEANINGS[code].sentence,
@@ -588,7 +643,7 @@ class Conversation:
         name = packets.RESERVED_REALM_IDS.get(packet_id)
         reason = f"{name} is not offered by this realm" if name else MEANINGS[code].sentence
         repeated = request if type(request) is int and 0 <= request <= packets.MAX_COUNT else None
-        self._tell(Error(str(code), reason, about=packet_id, request=repeated))
+        self.tell(Error(str(code), reason, about=packet_id, request=repeated))
 
     def _write_drops(self) -> None:
         drops, self._drops = self._drops, {}

@@ -19,6 +19,11 @@ class Counters:
         refused_packets: requests that the realm refused, by wire code.
         refused_connections: connections that the realm closed, by wire code.
         identity_conflicts: how often one identity was seen on several machines.
+        circuits_offered: circuits whose two devices were told of them.
+        circuits_joined: circuits whose two legs came.
+        circuit_bytes: bytes that came on their legs.
+        ended_circuits: joined circuits that the realm ended, by wire code.
+        refused_legs: legs that came to nothing, by wire code.
     """
 
     connections: int = 0
@@ -28,6 +33,11 @@ class Counters:
     refused_packets: Counter[str] = field(default_factory=Counter)
     refused_connections: Counter[str] = field(default_factory=Counter)
     identity_conflicts: int = 0
+    circuits_offered: int = 0
+    circuits_joined: int = 0
+    circuit_bytes: int = 0
+    ended_circuits: Counter[str] = field(default_factory=Counter)
+    refused_legs: Counter[str] = field(default_factory=Counter)
 
     def as_map(self) -> dict[str, Any]:
         """Return the totals under their names, ready for JSON."""
@@ -39,4 +49,9 @@ class Counters:
             "refused_packets": dict(self.refused_packets),
             "refused_connections": dict(self.refused_connections),
             "identity_conflicts": self.identity_conflicts,
+            "circuits_offered": self.circuits_offered,
+            "circuits_joined": self.circuits_joined,
+            "circuit_bytes": self.circuit_bytes,
+            "ended_circuits": dict(self.ended_circuits),
+            "refused_legs": dict(self.refused_legs),
         }

@@ -27,6 +27,15 @@ class Limits:
         pairing_windows: how many pairing windows there may be.
         pairing_window_seconds: how long a pairing window stays open.
         pairing_requests_per_minute: how often a device may open a window or look for one.
+        circuits: how many circuits there may be, those included that wait for their legs.
+        device_circuits: how many of them one device may have.
+        circuit_requests_per_minute: how often a device may ask for one.
+        circuit_meet_seconds: how long the two legs have to come.
+        circuit_idle_seconds: how long nothing may go over a circuit before it is ended.
+        circuit_bytes: how much may go over one circuit, both ways together; 0 is no limit.
+        circuit_bytes_per_second: how fast; 0 is no limit.
+        device_circuit_bytes_per_second: how fast over all circuits of one device; 0 is no limit.
+        device_circuit_bytes_per_day: how much over all circuits of one device; 0 is no limit.
     """
 
     packet_bytes: int = MAX_PACKET_BYTES
@@ -41,6 +50,15 @@ class Limits:
     pairing_windows: int = 1000
     pairing_window_seconds: float = 60.0
     pairing_requests_per_minute: int = 10
+    circuits: int = 2000
+    device_circuits: int = 100
+    circuit_requests_per_minute: int = 120
+    circuit_meet_seconds: float = 10.0
+    circuit_idle_seconds: float = 3600.0
+    circuit_bytes: int = 0
+    circuit_bytes_per_second: int = 0
+    device_circuit_bytes_per_second: int = 0
+    device_circuit_bytes_per_day: int = 0
 
     def __post_init__(self) -> None:
         """Refuse limits that contradict each other.
@@ -79,4 +97,13 @@ _LEAST: dict[str, float] = {
     "pairing_windows": 1,
     "pairing_window_seconds": 1,
     "pairing_requests_per_minute": 1,
+    "circuits": 0,
+    "device_circuits": 1,
+    "circuit_requests_per_minute": 1,
+    "circuit_meet_seconds": 0.1,
+    "circuit_idle_seconds": 0.1,
+    "circuit_bytes": 0,
+    "circuit_bytes_per_second": 0,
+    "device_circuit_bytes_per_second": 0,
+    "device_circuit_bytes_per_day": 0,
 }

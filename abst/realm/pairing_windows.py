@@ -12,18 +12,11 @@ from dataclasses import dataclass
 from abst.errors import Code
 from abst.realm.limits import Limits
 from abst.realm.quota import Quota
+from abst.realm.refusal import Refusal
 
 HIGHEST_NUMBER = 9999
 ADDRESS_FACTOR = 5
 """How much more often than a device an address may ask: several devices can stand behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why there is no window."""
-
-    code: Code
-    retry_after: float | None = None
 
 
 @dataclass(slots=True)

@@ -18,24 +18,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from abst import codec
 from abst.device_id import DeviceID
-from abst.errors import MEANINGS, Code, IdentityError
+from abst.errors import Code, IdentityError
 from abst.identity import Identity
-from abst.packets import Error
 from abst.poller import descriptor_set
+from abst.realm.circuits import Circuit
 from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.legs import Leg, join_in_user_space
 from abst.realm.limits import Limits
+from abst.realm.plain import PlainConnection
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
 
-HTTP_METHODS: Final = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC")
 BULK_BYTES: Final = 4096
-
-HTTP_ANSWER: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"This port is an ABST realm. It is no web server.\n"
-)
 
 
 @implementer(IHandshakeListener)
@@ -109,6 +104,9 @@ class RealmProtocol(Protocol):
         if conversation.stalled:
             self.transport.abortConnection()
             return
+        if conversation.seat is not None:
+            self._become_leg()
+            return
         if not self._announced and conversation.state is State.HERE:
             self._log_arrival()
         while self._writable:
@@ -120,6 +118,17 @@ class RealmProtocol(Protocol):
             # Twisted's TLS does not close while a producer might go on.
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+
+    def _become_leg(self) -> None:
+        """Give the connection to the leg that it has turned into."""
+        conversation = self.conversation
+        seat, conversation.seat = conversation.seat, None
+        assert seat is not None
+        self._writable = False
+        conversation.carrier = None
+        conversation.connection_lost()
+        self.transport.unregisterProducer()
+        Leg(self.factory, self.transport, seat, conversation.early)
 
     def _log_arrival(self) -> None:
         self._announced = True
@@ -165,21 +174,6 @@ class RealmProtocol(Protocol):
         self._writable = False
 
 
-class PlainRefusal(Protocol):
-    """Whoever speaks plain text to the realm's port: is told so, and closed."""
-
-    transport: Any
-
-    def dataReceived(self, data: bytes) -> None:
-        """Answer in the language that was spoken, as far as that can be seen."""
-        if data[:4] in HTTP_METHODS:
-            self.transport.write(HTTP_ANSWER)
-        else:
-            code = Code.TLS_REQUIRED
-            self.transport.write(codec.encode(Error(str(code), MEANINGS[code].sentence)))
-        self.transport.loseConnection()
-
-
 class RealmFactory(Factory):
     """A realm: give it to any stream endpoint's ``listen``.
 
@@ -189,6 +183,11 @@ class RealmFactory(Factory):
         limits: what devices may use.
         certificate_file: a PEM chain to show instead of the identity's certificate.
         key_file: its PEM key.
+        splices: whether the kernel joins the legs of circuits, where it can.
+
+    Attributes:
+        newcomers: connections without TLS whose first packet has not come whole.
+        legs: the transports of all connections that are no conversations.
     """
 
     protocol: Any = RealmProtocol
@@ -202,6 +201,7 @@ class RealmFactory(Factory):
         *,
         certificate_file: str | None = None,
         key_file: str | None = None,
+        splices: bool = True,
     ) -> None:
         self.identity = identity
         self.realm = Realm(limits or Limits(), os.urandom, random.random)
@@ -211,19 +211,22 @@ class RealmFactory(Factory):
         self._descriptors = descriptor_set(reactor, self.settle)
         self._context = realm_server_context(identity, certificate_file, key_file)
         self.numbers = itertools.count(1)
+        self.call_later = reactor.callLater
+        self.newcomers: set[PlainConnection] = set()
+        self.legs: set[Any] = set()
         self._timer: Any = None
         self._timer_at = math.inf
         self._settling = False
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return the protocol for an accepted connection: TLS, then ``RealmProtocol``."""
-        if len(self.realm.conversations) >= self.hard_limit:
+        if len(self.realm.conversations) + len(self.newcomers) >= self.hard_limit:
             # Not even a handshake can be afforded, so there is nobody to tell.
             self.realm.counters.refused_connections[Code.REALM_FULL] += 1
             return None
         protocol = self.protocol()
         protocol.factory = self
-        return TlsAcceptor(self._descriptors, self._context, protocol, PlainRefusal)
+        return TlsAcceptor(self._descriptors, self._context, protocol, self._plain_connection)
 
     @property
     def is_polling(self) -> bool:
@@ -254,9 +257,29 @@ class RealmFactory(Factory):
         self._arm()
 
     def stop(self) -> None:
-        """Announce the restart to every device and close their connections."""
+        """Announce the restart to every device, and close all connections."""
         self.realm.announce_restart()
+        for newcomer in tuple(self.newcomers):
+            newcomer.refuse(Code.RESTARTING)
         self.settle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no connection at all, and nothing that waits for one."""
+        return not (self.realm.conversations or self.legs or len(self.realm.circuits))
+
+    def join_legs(self, first: Leg, second: Leg, circuit: Circuit) -> None:
+        """Have the bytes of two legs go to each other."""
+        join_in_user_space(self, (first, second), circuit)
+
+    def leg_gone(self, transport: Any) -> None:
+        """Forget a connection that is no conversation."""
+        self.legs.discard(transport)
+        if self.is_idle:
+            self._disarm()
+
+    def _plain_connection(self) -> PlainConnection:
+        return PlainConnection(self)
 
     def _flush(self, protocol: Any) -> None:
         try:
@@ -267,7 +290,7 @@ class RealmFactory(Factory):
             protocol.transport.abortConnection()
 
     def _arm(self) -> None:
-        if not self.realm.conversations:
+        if self.is_idle:
             self._disarm()
             return
         due = self.realm.next_deadline()

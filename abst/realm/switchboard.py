@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from abst.errors import Code
+from abst.packets import Packet
 
 
 class Sender(Protocol):
@@ -23,6 +24,9 @@ class Destination(Protocol):
 
     def deliver(self, run: bytes, count: int, source: Sender) -> Code | None:
         """Take a run of ``count`` whole packets, or return why it was dropped."""
+
+    def tell(self, packet: Packet) -> None:
+        """Take one of the realm's own packets."""
 
 
 class Presence(Destination, Protocol):

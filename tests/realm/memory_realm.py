@@ -9,8 +9,10 @@ from itertools import count
 
 from abst import codec
 from abst.device_id import DeviceID
-from abst.errors import Code
+from abst.errors import MEANINGS, Code
 from abst.packets import REALM_TO_DEVICE, BackHeartbeat, Error, Hello, Packet, Send, parse
+from abst.realm.circuits import Circuit, Seat
+from abst.realm.circuits import Leg as CircuitLeg
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
 from abst.realm.switchboard import MemorySwitchboard
@@ -200,3 +202,54 @@ class MemoryRealm:
     def refused(self, code: Code) -> int:
         """Return how many connections were closed for that reason."""
         return self.core.counters.refused_connections[code]
+
+
+class MemoryLeg:
+    """A plain leg without a socket.
+
+    Attributes:
+        seat: what its token was good for, or None.
+        said: what the realm has told it, in bytes.
+        was_reset: whether the realm has cut it off.
+        joined_with: the other leg, once there is one.
+    """
+
+    def __init__(self, realm: MemoryRealm, token: bytes, device: bytes | None = None) -> None:
+        self.realm = realm
+        self.token = token
+        self.device = device
+        self.seat: Seat | None = None
+        self.said = b""
+        self.was_reset = False
+        self.joined_with: MemoryLeg | None = None
+
+    def come(self) -> bool:
+        """Bring the token; return whether it was good."""
+        self.seat = self.realm.core.circuits.claim(self.token, self.device, self.realm.now)
+        if self.seat is not None:
+            self.seat.take(self, self.realm.now)
+        self.realm.settle()
+        return self.seat is not None
+
+    def refuse(self, code: Code) -> None:
+        """Hear why nothing comes of it."""
+        assert not self.said, "it was told twice"
+        self.said = codec.encode(Error(str(code), MEANINGS[code].sentence))
+
+    def reset(self) -> None:
+        """Be cut off."""
+        self.was_reset = True
+
+    def meet(self, other: CircuitLeg, circuit: Circuit) -> None:
+        """Be joined."""
+        assert isinstance(other, MemoryLeg)
+        self.joined_with, other.joined_with = other, self
+
+    @property
+    def code(self) -> str:
+        """The code that it was told, or nothing."""
+        if not self.said:
+            return ""
+        (error,) = decode(self.said)
+        assert isinstance(error, Error)
+        return error.code

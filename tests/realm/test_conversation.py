@@ -156,7 +156,7 @@ class HelloTests(ConversationTestCase):
         for packet in (
             send(ALICE, BOB, b"early"),
             *unusual_sends(ALICE, BOB),
-            *(msgpack.packb({"packet_id": number}) for number in (1, 3, 31, 255)),
+            *(msgpack.packb({"packet_id": number}) for number in (3, 31, 255)),
         ):
             line = self.realm.connect(ALICE)
             line.send(packet)
@@ -346,6 +346,9 @@ class ForwardTests(ConversationTestCase):
                 runs.append((run, count))
                 return None
 
+            def tell(self, packet: Packet) -> None:
+                raise AssertionError
+
             def replaced(self, now: float) -> list[float]:
                 raise AssertionError
 
@@ -426,7 +429,7 @@ class ForwardTests(ConversationTestCase):
             line.disconnect()
 
     def test_an_unknown_packet_is_answered_and_the_connection_stays(self) -> None:
-        for number in (1, 3, 12, 15, 31, 255):
+        for number in (3, 12, 15, 255):
             packet = {"packet_id": number, "content": {"a": [1, 2]}, "request": number + 1}
             self.alice.send(msgpack.packb(packet) + send(ALICE, BOB, b"next"))
             (error,) = self.alice.take_errors()

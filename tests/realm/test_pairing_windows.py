@@ -10,7 +10,8 @@ from abst.device_id import DeviceID
 from abst.errors import Code
 from abst.packets import Error, FindWindow, OpenWindow, WindowFound, WindowOpened
 from abst.realm.limits import Limits
-from abst.realm.pairing_windows import ADDRESS_FACTOR, PairingWindows, Refusal
+from abst.realm.pairing_windows import ADDRESS_FACTOR, PairingWindows
+from abst.realm.refusal import Refusal
 from tests.realm.memory_realm import ALICE, BOB, CAROL, MemoryRealm
 
 OFTEN = Limits().pairing_requests_per_minute

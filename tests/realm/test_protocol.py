@@ -84,7 +84,7 @@ class RealmBehaviour(Behaviour):
         self.factory.stop()
         for device in self.devices:
             device.close()
-        while self.realm.conversations:
+        while self.realm.conversations or self.factory.legs:
             await deferLater(running_reactor(), 0.005)
         self.assertEqual(0, self.realm.queued_bytes)
         self.assertEqual(0, self.realm.here)

@@ -3,6 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.errors import Code
+from abst.packets import Packet
 from abst.realm.switchboard import MemorySwitchboard, Sender
 from tests.realm.memory_realm import ALICE, BOB
 
@@ -12,6 +13,9 @@ class Connection:
 
     def deliver(self, run: bytes, count: int, source: Sender) -> Code | None:
         return None
+
+    def tell(self, packet: Packet) -> None:
+        pass
 
     def replaced(self, now: float) -> list[float]:
         return []

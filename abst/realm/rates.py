@@ -1,0 +1,54 @@
+"""How fast bytes may go, and how many in a day. Pure; times in seconds on the caller's clock."""
+
+from __future__ import annotations
+
+DAY_SECONDS = 86400.0
+
+
+class Rate:
+    """A bucket of bytes that may be overdrawn: who has taken too much waits until it is even.
+
+    Args:
+        per_second: how fast the bucket fills; it holds what comes in a second.
+    """
+
+    __slots__ = ("_at", "_left", "_per_second")
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self._per_second = per_second
+        self._left = per_second
+        self._at = now
+
+    def take(self, count: int, now: float) -> float:
+        """Count bytes that have gone; return how long none may follow."""
+        grown = self._left + max(0.0, now - self._at) * self._per_second
+        self._left = min(self._per_second, grown) - count
+        self._at = now
+        return max(0.0, -self._left / self._per_second)
+
+
+class DayVolume:
+    """How many bytes have gone since a day began; the next day begins with the bytes after it."""
+
+    __slots__ = ("_begun_at", "_bytes", "_most_bytes")
+
+    def __init__(self, most_bytes: int, now: float) -> None:
+        self._most_bytes = most_bytes
+        self._begun_at = now
+        self._bytes = 0
+
+    def take(self, count: int, now: float) -> bool:
+        """Count bytes that have gone; return whether they were more than a day may have."""
+        self._begin_day(now)
+        self._bytes += count
+        return self._bytes > self._most_bytes
+
+    def seconds_left(self, now: float) -> float:
+        """Return how long nothing may go since all is used up; 0.0 when something may."""
+        self._begin_day(now)
+        return self._begun_at + DAY_SECONDS - now if self._bytes >= self._most_bytes else 0.0
+
+    def _begin_day(self, now: float) -> None:
+        if now - self._begun_at >= DAY_SECONDS:
+            self._begun_at = now
+            self._bytes = 0
