@@ -77,6 +77,7 @@ class Leg(Protocol):
         self.transport: Any = transport
         self.socket = _socket_of(transport)
         self._seat: Seat | None = seat
+        self._mover: Any = None
         self._early = [early] if early else []
         factory.legs.add(transport)
         hand_over(transport, self)
@@ -96,17 +97,21 @@ class Leg(Protocol):
     def reset(self) -> None:
         """Cut the connection off."""
         self._seat = None
-        self.transport.abortConnection()
+        if self._mover is None:
+            self.transport.abortConnection()
+        else:
+            self._mover.give_up()
 
     def meet(self, other: CircuitLeg, circuit: Circuit) -> None:
         """Have the bytes of the two go to each other."""
         assert isinstance(other, Leg)
         self.factory.join_legs(self, other, circuit)
 
-    def give(self, protocol: Any) -> list[bytes]:
+    def give(self, mover: Any) -> list[bytes]:
         """Hand the connection over to who moves its bytes; return what it has read already."""
         self._seat = None
-        hand_over(self.transport, protocol)
+        self._mover = mover
+        hand_over(self.transport, mover)
         early, self._early = self._early, []
         return early
 

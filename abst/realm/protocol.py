@@ -26,7 +26,9 @@ from abst.realm.circuits import Circuit
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.legs import Leg, join_in_user_space
 from abst.realm.limits import Limits
+from abst.realm.pipes import Pipes
 from abst.realm.plain import PlainConnection
+from abst.realm.splicing import CAN_SPLICE, join_by_splicing
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
 
@@ -212,6 +214,8 @@ class RealmFactory(Factory):
         self._context = realm_server_context(identity, certificate_file, key_file)
         self.numbers = itertools.count(1)
         self.call_later = reactor.callLater
+        self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
+        self._pipes = Pipes()
         self.newcomers: set[PlainConnection] = set()
         self.legs: set[Any] = set()
         self._timer: Any = None
@@ -270,11 +274,17 @@ class RealmFactory(Factory):
 
     def join_legs(self, first: Leg, second: Leg, circuit: Circuit) -> None:
         """Have the bytes of two legs go to each other."""
-        join_in_user_space(self, (first, second), circuit)
+        can_splice = first.socket is not None and second.socket is not None
+        if self._splices and can_splice:
+            join_by_splicing(self, self._descriptors, self._pipes, (first, second), circuit)
+        else:
+            join_in_user_space(self, (first, second), circuit)
 
     def leg_gone(self, transport: Any) -> None:
         """Forget a connection that is no conversation."""
         self.legs.discard(transport)
+        if not self.legs:
+            self._pipes.close_idle()
         if self.is_idle:
             self._disarm()
 
