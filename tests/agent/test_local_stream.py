@@ -40,7 +40,7 @@ class Side:
     """One side of a stream."""
 
     def __init__(self, notes: Any = None) -> None:
-        self.notes = Notes() if notes is None else notes
+        self.notes: Any = Notes() if notes is None else notes
         self.wire = Wire()
         self.stream = LocalStream(self.notes, THERE, HERE)
         self.stream.makeConnection(self.wire)
