@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from abst.address import RealmAddress, format_host_port, parse_host_port
+from abst.agent.exposure import Exposure
+from abst.agent.gate_lines import SOCKET_NAME
 from abst.agent.lan_setting import LanSetting
 from abst.device.peers import Peer
 from abst.device_id import DeviceID
@@ -36,6 +38,7 @@ class Settings:
         peers: whom it trusts.
         lan: how it uses the local network.
         tells_observed_address: whether its peers are told at which address realms see it.
+        exposures: what peers may reach behind it.
     """
 
     name: str = ""
@@ -43,6 +46,7 @@ class Settings:
     peers: tuple[Peer, ...] = ()
     lan: LanSetting = field(default_factory=LanSetting)
     tells_observed_address: bool = True
+    exposures: tuple[Exposure, ...] = ()
 
 
 class Home:
@@ -68,6 +72,11 @@ class Home:
     def socket(self) -> Path:
         """Where the agent listens for commands."""
         return self.path / "agent.sock"
+
+    @property
+    def streams_socket(self) -> Path:
+        """Where programs have streams through the agent."""
+        return self.path / SOCKET_NAME
 
     @property
     def log(self) -> Path:
@@ -128,6 +137,14 @@ class Home:
             "realms": [str(address) for address in settings.realms],
             "lan": str(settings.lan),
             "tells_observed_address": settings.tells_observed_address,
+            "exposures": [
+                {
+                    "service": exposure.service,
+                    "endpoint": exposure.endpoint,
+                    "peers": [str(device_id) for device_id in exposure.peers],
+                }
+                for exposure in settings.exposures
+            ],
             "peers": [
                 {
                     "device_id": str(peer.device_id),
@@ -208,6 +225,8 @@ class Home:
                 peers=tuple(_peer(entry) for entry in document["peers"]),
                 lan=LanSetting.parse(str(document.get("lan", "on"))),
                 tells_observed_address=bool(document.get("tells_observed_address", True)),
+                # Settings of earlier versions have none.
+                exposures=tuple(_exposure(entry) for entry in document.get("exposures", ())),
             )
         except (KeyError, TypeError, ValueError, AbstError) as error:
             raise ConfigurationError(str(path), None, f"not a device's settings: {error}") from None
@@ -224,6 +243,11 @@ def _peer(entry: Any) -> Peer:
         _addresses(entry, "addresses"),
         _addresses(entry, "told_addresses"),
     )
+
+
+def _exposure(entry: Any) -> Exposure:
+    peers = tuple(DeviceID.parse(str(text)) for text in entry["peers"])
+    return Exposure(str(entry["service"]), str(entry["endpoint"]), peers)
 
 
 def _addresses(entry: Any, key: str) -> tuple[str, ...]:

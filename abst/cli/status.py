@@ -8,9 +8,11 @@ import click
 
 from abst.cli.agent_process import running_status
 from abst.cli.example import WithExample
+from abst.cli.expose import exposed_line, program_line
 from abst.cli.home import DeviceHome
 from abst.cli.lan import lan_line
 from abst.cli.output import (
+    human_size,
     human_time,
     json_option,
     milliseconds,
@@ -57,6 +59,10 @@ def describe(status: dict[str, Any]) -> str:
         *(("realm", realm_line(realm)) for realm in status["realms"]),
         ("peers", str(status["peers"])),
         *(("session", _session_line(session)) for session in status["sessions"]),
+        *(("exposed", exposed_line(exposed)) for exposed in status.get("exposed", ())),
+        *(("offered", program_line(offered)) for offered in status.get("programs", ())),
+        *(("forward", _forward_line(forward)) for forward in status.get("forwards", ())),
+        *(("stream", _stream_line(stream)) for stream in status.get("streams", ())),
     ]
     if not status["realms"]:
         rows.insert(4, ("realms", "none: 'abst realm add ADDRESS' adds one"))
@@ -76,3 +82,12 @@ def _session_line(session: dict[str, Any]) -> str:
     if session.get("path_reason"):
         way += f" ({session['path_reason']})"
     return printable(f"{session['peer']}, {way}")
+
+
+def _forward_line(forward: dict[str, Any]) -> str:
+    return printable(f"{forward['address']}, to {forward['service']} of {forward['peer']}")
+
+
+def _stream_line(stream: dict[str, Any]) -> str:
+    size = f"{human_size(stream['sent_bytes'])} out, {human_size(stream['received_bytes'])} in"
+    return printable(f"{stream['service']}, with {stream['peer']} over {stream['path']}, {size}")

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.agent.default_home import default_home
+from abst.agent.exposure import Exposure
 from abst.agent.home import Home, Settings, replace_file
 from abst.device.peers import Peer
 from abst.errors import AbstError, ConfigurationError, IdentityError
@@ -39,6 +40,10 @@ SETTINGS: Final = Settings(
             told_addresses=("alice.local:4000",),
         ),
         Peer(BOB.device_id),
+    ),
+    exposures=(
+        Exposure("web", "tcp:127.0.0.1:80"),
+        Exposure("ssh", "tcp:127.0.0.1:22", (ALICE.device_id, BOB.device_id)),
     ),
 )
 
@@ -254,6 +259,19 @@ class SettingsTests(HomeTestCase):
             self.home.settings_file.write_text(json.dumps(document))
             error = self.assertRaises(ConfigurationError, self.home.open)
             self.assertIn("settings.json", str(error))
+
+    def test_settings_from_before_anything_was_exposed(self) -> None:
+        self.home.save_settings(SETTINGS)
+        document = json.loads(self.home.settings_file.read_bytes())
+        del document["exposures"]
+        self.home.settings_file.write_text(json.dumps(document))
+        self.assertEqual((), self.settings().exposures)
+
+    def test_what_is_exposed_and_makes_no_sense_is_refused(self) -> None:
+        good = {"service": "web", "endpoint": "tcp:127.0.0.1:80", "peers": []}
+        for wrong in (5, {}, {**good, "peers": ["laptop"]}, {**good, "peers": 5}):
+            document = {"name": "x", "realms": [], "peers": [], "exposures": [good, wrong]}
+            self.assert_refused(json.dumps(document).encode())
 
     def test_saving_into_a_folder_that_is_gone_is_told(self) -> None:
         error = self.assertRaises(
