@@ -131,9 +131,9 @@ class Forward(Factory):
     def _failed(self, why: str) -> None:
         """Tell that a connection could not be made, unless that was told just now."""
         now = self._seconds()
-        self._is_failing = True
         if self._failed_at is None or now - self._failed_at >= FAILURE_SECONDS:
             self._failed_at = now
+            self._is_failing = True
             self._tell({"kind": "failed", "reason": why})
 
 

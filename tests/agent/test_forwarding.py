@@ -126,8 +126,18 @@ class ForwardTests(StreamTestCase):
             end = await self.connect(forward)
             end.transport.write(b"x")
             await self.until(lambda end=end: end.heard)  # type: ignore[misc]
-        self.assertEqual({"kind": "working"}, self.told[2])
-        self.assertEqual(3, len(self.told))
+        self.assertEqual([{"kind": "working"}], self.told[2:])
+
+    async def test_that_it_works_is_no_news_after_what_was_not_told(self) -> None:
+        forward = await self.forward()
+        for service in ("nothing", "echo", "nothing", "echo"):
+            forward.service = service
+            if service == "echo" and not self.alice.streams.services():
+                await self.alice.streams.listen("echo", self.offered)
+            end = await self.connect(forward)
+            end.transport.write(b"x")
+            await self.until(lambda end=end: end.heard or end.ended)  # type: ignore[misc]
+        self.assertEqual(["failed", "working"], [one["kind"] for one in self.told])
 
     async def test_with_the_forward_end_its_connections(self) -> None:
         await self.alice.streams.listen("echo", self.offered)
