@@ -10,6 +10,15 @@ from twisted.trial.unittest import TestCase
 
 from abst import codec, packets, tls
 from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
+from abst.agent import (
+    drafts,
+    file_packets,
+    file_receiver,
+    file_sender,
+    heartbeat,
+    records,
+    shipment,
+)
 from abst.agent import packets as agent_packets
 from abst.device import (
     arrivals,
@@ -376,6 +385,53 @@ class OtherTests(TestCase):
         self.assertIn(f"Id {agent_packets.NOTHING}, Nothing, has no fields", page("agent.md"))
         self.assertEqual({key: list(fields) for key, fields in agent_packets.FIELDS.items()}, found)
 
+    def test_the_packets_of_files(self) -> None:
+        """Names, types and directions; the last right value holds, the first wrong one does not."""
+        found: dict[int, list[str]] = {}
+        ways: dict[str, set[int]] = {"sender": set(), "receiver": set()}
+        for row in table(page("agent.md"), "Packets of files", "id", "from", "field", "type"):
+            packet_id = int(row["id"])
+            for way in ("sender", "receiver") if row["from"] == "both" else (row["from"],):
+                ways[way].add(packet_id)
+            names = found.setdefault(packet_id, [])
+            if not row["field"]:
+                continue
+            names.append(plain(row["field"]))
+            field = file_packets.FIELDS[packet_id][len(names) - 1]
+            self.assertEqual((field.name, field.type), (names[-1], row["type"]))
+            right, wrong = self.boundaries(row["type"])
+            self.assertEqual([True] * len(right), [field.holds(value) for value in right], row)
+            self.assertEqual([False] * len(wrong), [field.holds(value) for value in wrong], row)
+        fields = file_packets.FIELDS.items()
+        self.assertEqual({key: [field.name for field in kind] for key, kind in fields}, found)
+        known = {"sender": file_packets.FROM_SENDER, "receiver": file_packets.FROM_RECEIVER}
+        self.assertEqual(known, ways)
+
+    def test_numbers_of_files(self) -> None:
+        silent_seconds = (heartbeat.MAX_SILENT_TURNS) * heartbeat.ALIVE_SECONDS
+        expected: Numbers = {
+            "bytes of a packet, at most": file_packets.MAX_PACKET_BYTES,
+            "bytes behind one packet Bytes, at most": file_packets.BLOCK_BYTES,
+            "items of one stream without an answer, at most": file_sender.MAX_UNANSWERED,
+            "transfers that a receiver remembers of each sender after they are over": (
+                records.MAX_ARRIVED
+            ),
+            "unfinished transfers that a receiver keeps of one sender; the oldest gives way": (
+                file_packets.MAX_UNFINISHED
+            ),
+            "seconds that an unfinished transfer is kept": drafts.MAX_IDLE_SECONDS,
+            "streams that a receiver takes from one sender at once": (
+                file_receiver.MAX_STREAMS_FROM_ONE
+            ),
+            "streams that a receiver takes at once": file_receiver.MAX_STREAMS,
+            "seconds after which whoever has said nothing says Alive": heartbeat.ALIVE_SECONDS,
+            "seconds of silence after which a stream is given up": silent_seconds,
+            "first wait before another stream is opened, seconds": shipment.FIRST_WAIT_SECONDS,
+            "factor from one wait to the next": shipment.WAIT_FACTOR,
+            "longest wait, seconds": shipment.MAX_WAIT_SECONDS,
+        }
+        self.assertEqual(expected, numbers(page("agent.md"), "Limits"))
+
     def boundaries(self, kind: str) -> tuple[list[Any], list[Any]]:
         """Return the last right values of a type, and the first wrong ones."""
         if match := re.fullmatch(r"str, at most (\d+) characters", kind):
@@ -383,12 +439,27 @@ class OtherTests(TestCase):
         if match := re.fullmatch(r"bin, (\d+) bytes", kind):
             size = int(match[1])
             return [bytes(size)], [bytes(size - 1), bytes(size + 1), "x" * size]
-        if match := re.fullmatch(r"bin, (\d+) to (\d+) bytes", kind):
-            least, most = int(match[1]), int(match[2])
-            return [bytes(least), bytes(most)], [bytes(least - 1), bytes(most + 1), "x"]
-        if match := re.fullmatch(r"uint, at most 2\^(\d+)", kind):
-            most = 2 ** int(match[1])
+        if match := re.fullmatch(r"uint, at most (\d+)(?:\^(\d+))?", kind):
+            most = int(match[1]) ** int(match[2] or 1)
             return [0, most], [-1, most + 1, 1.0, True]
+        if match := re.fullmatch(r"uint, (\d+) to (\d+)", kind):
+            least, most = int(match[1]), int(match[2])
+            return [least, most], [least - 1, most + 1, 1.0, True]
+        if match := re.fullmatch(r"int, more than -2\^(\d+) and less than 2\^(\d+)", kind):
+            least, most = -(2 ** int(match[1])), 2 ** int(match[2])
+            return [least + 1, 0, most - 1], [least, most, 1.0, True]
+        if match := re.fullmatch(r"array of at most (\d+) bin, each (\d+) bytes", kind):
+            most, item = int(match[1]), bytes(int(match[2]))
+            return [[], [item] * most], [[item] * (most + 1), [item[1:]], ["x"], None]
+        if match := re.fullmatch(
+            r"array of at most (\d+) str, each 1 to (\d+) characters, "
+            r"together at most (\d+) bytes",
+            kind,
+        ):
+            parts, longest, most = int(match[1]), "x" * int(match[2]), int(match[3])
+            whole = [longest] * (most // (len(longest) + 1))
+            right = [[], ["x"] * parts, whole]
+            return right, [["x"] * (parts + 1), [longest + "x"], [""], [*whole, "x"], [b"x"], None]
         return {"bool": ([True, False], [0, None, "true"])}[kind]
 
     def test_names_of_tls(self) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from abst import __version__
 from abst.address import RealmAddress
 from abst.agent.control import Command, Emit
+from abst.agent.files import Files
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import LanSetting
@@ -23,6 +24,7 @@ from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
 from abst.agent.sending import SendCommand
 from abst.agent.sessions import AgentProtocol
+from abst.agent.stream_commands import StreamCommands
 from abst.device import Device, NearbyDevice, PairingObserver, Path, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
@@ -47,10 +49,12 @@ class Commands:
         device: the device.
         home: its home.
         inbox: its inbox.
+        files: what sends files.
         listeners: who hears of what arrives.
         save: writes the settings to disk.
         stop: ends the agent.
         network: how the device uses the local network.
+        streams: the commands about streams.
     """
 
     def __init__(
@@ -58,18 +62,22 @@ class Commands:
         device: Device,
         home: Home,
         inbox: Inbox,
+        files: Files,
         listeners: set[Emit],
         save: Callable[[], None],
         stop: Callable[[], None],
         network: NetworkOwner,
+        streams: StreamCommands,
     ) -> None:
         self._device = device
         self._home = home
         self._inbox = inbox
+        self._files = files
         self._listeners = listeners
         self._save = save
         self._stop = stop
         self._network = network
+        self._streams = streams
         self._reach = Reachability(device)
         self._stopping = False
         self._started = device.reactor.seconds()
@@ -96,6 +104,7 @@ class Commands:
             "send": self.send,
             "inbox": self.inbox,
             "down": self.down,
+            **self._streams.by_name(),
         }
 
     async def status(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -120,6 +129,7 @@ class Commands:
                 for peer in device.peers
                 if (session := device.session_with(peer.device_id)) is not None
             ],
+            **self._streams.status(),
         }
 
     async def peers(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -314,13 +324,13 @@ class Commands:
         return {}
 
     async def send(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Send files, one after the other."""
+        """Send files and folders; done when the peer has stored them."""
         peer = self._find(arguments)
-        protocol = await self._reach.connect(peer)
+        paths = [pathlib.Path(path) for path in arguments["paths"]]
+        await self._reach.connect(peer)
         why_away = partial(self._reach.why_away, peer)
-        sending = SendCommand(protocol, emit, self._device.reactor, why_away)
-        files = await sending.send(map(pathlib.Path, arguments["paths"]))
-        return {"peer": str(protocol.peer), "files": files}
+        sending = SendCommand(peer, emit, self._device.reactor, why_away)
+        return await sending.send(partial(self._files.send, peer.device_id, paths))
 
     async def inbox(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """List what has arrived."""

@@ -1,12 +1,14 @@
-"""What the agent keeps in its database beside its sessions: what arrived, and files on their way.
+"""What the agent keeps in its database beside its sessions: what arrived, and what is being sent.
 
-Everything here is written in the same transaction as the session that it belongs to. So what a
-session counts as received is in the inbox, and nothing is there twice.
+A message is written in the same transaction as the session that it belongs to. So what a session
+counts as received is in the inbox, and nothing is there twice. For files the same holds by their
+transfer: it goes on record in the transaction that puts them into the inbox.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,27 +43,45 @@ CREATE TABLE arriving (
 ) WITHOUT ROWID
 """,
     ENDS_MIGRATION,
+    """
+DROP TABLE sending;
+DROP TABLE arriving;
+CREATE TABLE sending (
+    number INTEGER PRIMARY KEY,
+    transfer BLOB NOT NULL UNIQUE,
+    device_id BLOB NOT NULL,
+    path BLOB NOT NULL
+);
+CREATE TABLE arrived (
+    number INTEGER PRIMARY KEY,
+    transfer BLOB NOT NULL UNIQUE,
+    device_id BLOB NOT NULL,
+    name TEXT NOT NULL,
+    sha256 BLOB NOT NULL
+);
+CREATE INDEX arrived_from ON arrived (device_id, number)
+""",
 )
+
+MAX_ARRIVED: Final = 4096
+"""How many of a device's transfers are known after they are over: more than it has under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A file on its way out, as it was when the transfer began."""
+    """A file or a folder on its way out."""
 
     transfer: bytes
     path: Path
-    size_bytes: int
-    modified_nanoseconds: int
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
-    """A file on its way in; its hash is known once all of it has come."""
+class Arrived:
+    """A file or a folder that is in the inbox: its name there, and its hash."""
 
     transfer: bytes
     name: str
-    size_bytes: int
-    sha256: bytes | None = None
+    sha256: bytes
 
 
 class Records:
@@ -83,61 +103,55 @@ class Records:
             yield json.loads(row[0])
 
     def begin_sending(self, device_id: bytes, sending: Sending) -> None:
-        """Note a file on its way out."""
+        """Note something on its way out."""
         self._database.write(
-            "INSERT INTO sending VALUES (?, ?, ?, ?, ?)",
-            (
-                sending.transfer,
-                device_id,
-                bytes(sending.path),
-                sending.size_bytes,
-                sending.modified_nanoseconds,
-            ),
+            "INSERT INTO sending (transfer, device_id, path) VALUES (?, ?, ?)",
+            (sending.transfer, device_id, bytes(sending.path)),
         )
 
     def sending(self, device_id: bytes) -> list[Sending]:
-        """Return the files on their way to a device."""
+        """Return what is on its way to a device, in the order in which it was begun."""
         return [
-            Sending(row[0], Path(row[1].decode("utf-8", "surrogateescape")), row[2], row[3])
+            Sending(row[0], Path(os.fsdecode(row[1])))
             for row in self._database.read(
-                "SELECT transfer, path, size_bytes, modified_nanoseconds FROM sending"
-                " WHERE device_id = ?",
+                "SELECT transfer, path FROM sending WHERE device_id = ? ORDER BY number",
                 (device_id,),
             )
         ]
 
     def end_sending(self, transfer: bytes) -> None:
-        """Forget a file that is across, or given up."""
+        """Forget what is across, or given up."""
         self._database.write("DELETE FROM sending WHERE transfer = ?", (transfer,))
 
-    def begin_arriving(self, device_id: bytes, arriving: Arriving) -> None:
-        """Note a file on its way in."""
+    def is_sending(self, transfer: bytes) -> bool:
+        """Tell whether a transfer is on its way out."""
+        found = self._database.read("SELECT 1 FROM sending WHERE transfer = ?", (transfer,))
+        return bool(found)
+
+    def add_arrived(self, device_id: bytes, arrived: Arrived) -> None:
+        """Note a transfer that is over; the device's oldest gives way when there are too many."""
         self._database.write(
-            "INSERT OR REPLACE INTO arriving VALUES (?, ?, ?, ?, ?)",
-            (arriving.transfer, device_id, arriving.name, arriving.size_bytes, arriving.sha256),
+            "INSERT OR REPLACE INTO arrived (transfer, device_id, name, sha256)"
+            " VALUES (?, ?, ?, ?)",
+            (arrived.transfer, device_id, arrived.name, arrived.sha256),
+        )
+        self._database.write(
+            "DELETE FROM arrived WHERE number <= (SELECT number FROM arrived WHERE device_id = ?"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?) AND device_id = ?",
+            (device_id, MAX_ARRIVED, device_id),
         )
 
-    def arriving(self, device_id: bytes) -> list[Arriving]:
-        """Return the files on their way from a device."""
-        return [
-            Arriving(*row)
-            for row in self._database.read(
-                "SELECT transfer, name, size_bytes, sha256 FROM arriving WHERE device_id = ?",
-                (device_id,),
-            )
-        ]
-
-    def all_arriving(self) -> set[bytes]:
-        """Return every transfer on its way in."""
-        return {row[0] for row in self._database.read("SELECT transfer FROM arriving")}
-
-    def end_arriving(self, transfer: bytes) -> None:
-        """Forget a file that has arrived, or is given up."""
-        self._database.write("DELETE FROM arriving WHERE transfer = ?", (transfer,))
+    def arrived(self, device_id: bytes, transfer: bytes) -> Arrived | None:
+        """Return what came of a device's transfer, or None when it is not over."""
+        rows = self._database.read(
+            "SELECT transfer, name, sha256 FROM arrived WHERE device_id = ? AND transfer = ?",
+            (device_id, transfer),
+        )
+        return Arrived(*rows[0]) if rows else None
 
     def keep_only(self, device_ids: Collection[bytes]) -> None:
-        """Forget the files on their way from and to all other devices."""
-        for table in ("sending", "arriving"):
+        """Forget the transfers from and to all other devices."""
+        for table in ("sending", "arrived"):
             for (device_id,) in self._database.read(f"SELECT DISTINCT device_id FROM {table}"):
                 if device_id not in device_ids:
                     self._database.write(f"DELETE FROM {table} WHERE device_id = ?", (device_id,))

@@ -15,16 +15,21 @@ from twisted.logger import Logger
 
 from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
+from abst.agent.exposures import Exposures
+from abst.agent.gate import MAX_CONNECTIONS, Gate
+from abst.agent.files import Files
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import ENVIRONMENT, LanSetting
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
+from abst.agent.stream_commands import StreamCommands
 from abst.agent.threads import Threads
 from abst.database import Database
 from abst.device import Device, PeerBook
 from abst.device.lan import Lan, LocalNetwork
 from abst.device.session_store import SqliteSessionStore
+from abst.device_id import DeviceID
 from abst.errors import AbstError
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -53,10 +58,14 @@ class AgentService(MultiService):
         self._lock: int | None = None
         self._database: Database | None = None
         self._port: IListeningPort | None = None
+        self._gate: Gate | None = None
+        self._gate_port: IListeningPort | None = None
+        self._exposures: Exposures | None = None
         self._listeners: set[Emit] = set()
         self._settings = Settings()
         self.lan = LanSetting()
         self._threads = Threads()
+        self._files: Files | None = None
         self.device: Device | None = None
 
     def startService(self) -> None:
@@ -71,6 +80,9 @@ class AgentService(MultiService):
             self._give_back()
             raise SystemExit(f"abst-device: {error}") from None
         super().startService()
+        assert self._exposures is not None and self._files is not None
+        self._files.start()
+        ensureDeferred(self._exposures.start())
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, end the sessions, and give the home back."""
@@ -78,25 +90,28 @@ class AgentService(MultiService):
 
     def _open(self) -> None:
         identity, settings = self._home.open()
-        socket = str(self._home.socket)
-        if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-            raise AbstError(f"{socket}: too long for a socket; choose a home with a shorter path")
+        sockets = (self._home.socket, self._home.streams_socket)
+        for socket in sockets:
+            if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+                raise AbstError(
+                    f"{socket}: too long for a socket; choose a home with a shorter path"
+                )
         self._lock = self._home.lock()
         # With the lock in hand, a socket that is still there is one that a killed agent has left.
-        try:
-            self._home.socket.unlink(missing_ok=True)
-        except OSError as error:
-            raise AbstError(f"{socket}: {error.strerror}") from None
+        for socket in sockets:
+            try:
+                socket.unlink(missing_ok=True)
+            except OSError as error:
+                raise AbstError(f"{socket}: {error.strerror}") from None
         self._database = Database(self._home.database, DATABASE_KIND, MIGRATIONS)
-        inbox = Inbox(self._home, Records(self._database))
-        inbox.clean({bytes(peer.device_id) for peer in settings.peers})
+        inbox = Inbox(Records(self._database))
         peers = PeerBook(settings.peers, self._save)
         self._settings = settings
         self.lan = LanSetting.parse(self._environment.get(ENVIRONMENT) or str(settings.lan))
         self.device = Device(
             self._reactor,
             identity,
-            AgentFactory(inbox, self._notify, self._threads),
+            AgentFactory(inbox, self._notify, self._session_over),
             realms=settings.realms,
             peers=peers,
             name=settings.name,
@@ -106,26 +121,40 @@ class AgentService(MultiService):
             tells_observed_address=settings.tells_observed_address,
         )
         self.device.setServiceParent(self)
+        self._files = Files(self.device, inbox, self._home.inbox, self._notify, self._threads)
+        self._gate = Gate(self._reactor, self.device)
+        self._exposures = Exposures(self._reactor, self.device, settings.exposures, self._save)
         commands = Commands(
             self.device,
             self._home,
             inbox,
+            self._files,
             self._listeners,
             self._save,
             self._reactor.stop,
             self,
+            StreamCommands(self.device, self._gate, self._exposures),
         )
         try:
+            self._gate_port = self._reactor.listenUNIX(
+                str(self._home.streams_socket), self._gate, backlog=MAX_CONNECTIONS, mode=0o600
+            )
+            # The last one: who can ask for commands finds everything else in its place.
             self._port = self._reactor.listenUNIX(
-                socket, ControlFactory(commands.by_name()), mode=0o600
+                str(self._home.socket), ControlFactory(commands.by_name()), mode=0o600
             )
         except CannotListenError as error:
             raise AbstError(str(error)) from None
         self.log.info("the agent is ready: {home}", home=str(self._home))
 
     async def _stop(self) -> None:
-        if self._port is not None:
-            await self._port.stopListening()  # type: ignore[misc]
+        for port in (self._port, self._gate_port):
+            if port is not None:
+                await port.stopListening()  # type: ignore[misc]
+        if self._gate is not None:
+            self._gate.stop()
+        if self._files is not None:
+            self._files.stop()
         # A file that is stored now can still be told to its sender, and goes on record.
         await self._threads.close()
         await super().stopService()
@@ -162,20 +191,25 @@ class AgentService(MultiService):
         return LocalNetwork(self._reactor, port=setting.port, interface=setting.interface)
 
     def _save(self) -> None:
-        device = self.device
-        if device is None:
+        device, exposures = self.device, self._exposures
+        if device is None or exposures is None:
             return
         settings = replace(
             self._settings,
             name=device.device_name,
             realms=tuple(device.links),
             peers=device.peers.all(),
+            exposures=exposures.all(),
         )
         try:
             self._home.save_settings(settings)
         except AbstError as error:
             self.log.error("the settings cannot be saved: {error}", error=str(error))
             raise
+
+    def _session_over(self, device_id: DeviceID, problem: AbstError) -> None:
+        if self._files is not None:
+            self._files.session_over(device_id, problem)
 
     def _notify(self, item: dict[str, Any]) -> None:
         for emit in tuple(self._listeners):

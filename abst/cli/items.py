@@ -11,9 +11,9 @@ from abst.cli.output import human_size, printable
 def item_line(item: dict[str, Any]) -> str:
     """Return an item as lines: only the first begins with a time, whatever a peer writes."""
     head = f"{_local_time(item['received_at'])}  {printable(item['peer'])}"
-    if item["kind"] == "file":
+    if item["kind"] in ("file", "folder"):
         size = human_size(item["size_bytes"])
-        return f"{head}  sent a file of {size}: {printable(item['path'])}"
+        return f"{head}  sent a {item['kind']} of {size}: {printable(item['path'])}"
     first, *others = str(item["text"]).split("\n")
     return "\n    ".join([f"{head}: {printable(first)}", *map(printable, others)])
 
