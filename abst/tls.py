@@ -28,11 +28,14 @@ from abst.identity import Identity
 
 REALM_ALPN: Final = b"abst-realm/1"
 DEVICE_ALPN: Final = b"abst-device/1"
+STREAM_ALPN: Final = b"abst-stream/1"
 TLS_HANDSHAKE_BYTE: Final = b"\x16"
 """The first byte of every TLS connection (RFC 8446, 5.1)."""
 
 EXPORTER_LABEL: Final = b"EXPORTER-abst-channel"
 EXPORTER_BYTES: Final = 32
+
+_BETWEEN_DEVICES: Final = (DEVICE_ALPN, STREAM_ALPN)
 
 _READ_BYTES: Final = 16384
 _WRITE_BYTES: Final = 65536
@@ -131,10 +134,11 @@ def _context(identity: Identity | None, verify: Callable[..., bool] | None) -> S
     return context
 
 
-def _select_alpn(wanted: bytes) -> Callable[[SSL.Connection, Sequence[bytes]], Any]:
+def _select_alpn(*wanted: bytes) -> Callable[[SSL.Connection, Sequence[bytes]], Any]:
     def select(connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
-        if wanted in offered:
-            return wanted
+        for protocol in wanted:
+            if protocol in offered:
+                return protocol
         raise SSL.Error([("", "", "no ALPN in common")])
 
     return select
@@ -258,11 +262,11 @@ def _is_ip_address(host: str) -> bool:
     return ":" in host or host.replace(".", "").isdigit()
 
 
-# A channel between two devices.
+# A channel or a stream between two devices.
 
 
 class ChannelContexts:
-    """The contexts from which one identity's channels are made.
+    """The contexts from which one identity's channels and streams are made.
 
     A port that anybody can reach shows its certificate, and with it its device's ID, only to those
     whose server name is a knock that it admits; all others see a handshake that fails.
@@ -272,40 +276,51 @@ class ChannelContexts:
     """
 
     def __init__(self, identity: Identity) -> None:
-        self._client = _context(identity, _verify_by_check)
-        self._client.set_alpn_protos([DEVICE_ALPN])
-        self._server = _context(identity, _verify_by_check)
-        self._server.set_alpn_select_callback(_select_alpn(DEVICE_ALPN))
+        self._clients = {alpn: _context(identity, _verify_by_check) for alpn in _BETWEEN_DEVICES}
+        self._servers = {alpn: _context(identity, _verify_by_check) for alpn in _BETWEEN_DEVICES}
+        for alpn in _BETWEEN_DEVICES:
+            self._clients[alpn].set_alpn_protos([alpn])
+            self._servers[alpn].set_alpn_select_callback(_select_alpn(alpn))
+        self._admitted = _context(identity, _verify_by_check)
+        self._admitted.set_alpn_select_callback(_select_alpn(*_BETWEEN_DEVICES))
         # Without a certificate no handshake gets through: only a knock leads to one.
         self._port = _context(None, _verify_by_check)
-        self._port.set_alpn_select_callback(_select_alpn(DEVICE_ALPN))
+        self._port.set_alpn_select_callback(_select_alpn(*_BETWEEN_DEVICES))
         self._port.set_tlsext_servername_callback(self._open_door)
 
     def _open_door(self, connection: SSL.Connection) -> None:
         if connection.get_app_data().admits(connection.get_servername()):
-            connection.set_context(self._server)
+            connection.set_context(self._admitted)
 
-    def dial(self, check: CheckKey, server_name: bytes | None = None) -> TlsEngine:
-        """Return the dialling side (TLS client) of a new channel.
+    def dial(
+        self, check: CheckKey, server_name: bytes | None = None, *, alpn: bytes = DEVICE_ALPN
+    ) -> TlsEngine:
+        """Return the dialling side (TLS client) of a new channel or stream.
 
         Args:
             check: decides on the other side's key.
             server_name: the knock, for a port that wants one.
+            alpn: what is going to be spoken inside.
         """
-        connection = SSL.Connection(self._client, None)
+        connection = SSL.Connection(self._clients[alpn], None)
         connection.set_connect_state()
         if server_name is not None:
             connection.set_tlsext_host_name(server_name)
         return TlsEngine(connection, check)
 
-    def accept(self, check: CheckKey, admits: Admits | None = None) -> TlsEngine:
-        """Return the accepting side (TLS server) of a new channel.
+    def accept(
+        self, check: CheckKey, admits: Admits | None = None, *, alpn: bytes = DEVICE_ALPN
+    ) -> TlsEngine:
+        """Return the accepting side (TLS server) of a new channel or stream.
 
         Args:
             check: decides on the other side's key.
-            admits: decides on the server name that the dialler sends; None when none is needed.
+            admits: decides on the server name that the dialler sends, for a port on which the
+                dialler also chooses between the two; None when no name is needed.
+            alpn: what is going to be spoken inside, when the dialler has no choice.
         """
-        connection = SSL.Connection(self._server if admits is None else self._port, None)
+        context = self._servers[alpn] if admits is None else self._port
+        connection = SSL.Connection(context, None)
         connection.set_accept_state()
         return TlsEngine(connection, check, admits)
 
@@ -313,10 +328,13 @@ class ChannelContexts:
 class TlsEngine:
     """One TLS connection without a socket: records in, plaintext out, and the other way round.
 
+    Each direction ends on its own (RFC 8446, 6.1).
+
     Attributes:
         established: the handshake is done and the other side's key has passed the check.
-        closed: the other side has closed its direction, or the connection has failed.
-        problem: why it failed, or None.
+        ended: the other side has said that nothing more comes from it.
+        problem: why the connection failed, or None.
+        alpn: what is spoken inside, once established.
         peer_key: the other side's DER SubjectPublicKeyInfo once established.
     """
 
@@ -327,10 +345,17 @@ class TlsEngine:
         self._key_check = _KeyCheck(check, admits)
         connection.set_app_data(self._key_check)
         self._has_output = False
+        self._output_ended = False
         self.established = False
-        self.closed = False
+        self.ended = False
         self.problem: AbstError | None = None
+        self.alpn = b""
         self.peer_key = b""
+
+    @property
+    def closed(self) -> bool:
+        """Whether either side has ended its direction, or the connection has failed."""
+        return self.ended or self._output_ended or self.problem is not None
 
     def start(self) -> None:
         """Begin the handshake; ``data_to_send`` has the first record."""
@@ -340,29 +365,32 @@ class TlsEngine:
     def receive_data(self, records: bytes) -> bytes:
         """Take bytes from the carrier; return the plaintext that they hold, maybe none."""
         plaintext: list[bytes] = []
-        if not records or self.closed:
+        if not records or self.ended or self.problem is not None:
             return b""
         # A memory BIO takes what it is given, so one write is enough.
         self._connection.bio_write(records)
         self._has_output = True
         if not self.established and not self._shake_hands():
             return b""
-        while not self.closed:
+        receive = self._connection.recv
+        while True:
             try:
-                plaintext.append(self._connection.recv(_READ_BYTES))
+                plaintext.append(receive(_READ_BYTES))
             except SSL.WantReadError:
                 break
             except SSL.ZeroReturnError:
-                self.closed = True
+                self.ended = True
+                break
             except SSL.Error as error:
                 self._fail(error)
-        return b"".join(plaintext)
+                break
+        return plaintext[0] if len(plaintext) == 1 else b"".join(plaintext)
 
     def send(self, plaintext: bytes) -> None:
         """Encrypt plaintext; ``data_to_send`` has the records. Only once established."""
         self._has_output = True
         view = memoryview(plaintext)
-        while view and not self.closed:
+        while view and not self._output_ended and self.problem is None:
             try:
                 view = view[self._connection.send(view) :]
             except SSL.Error as error:
@@ -383,14 +411,14 @@ class TlsEngine:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Say that nothing more comes; ``data_to_send`` has the alert."""
+        """Say that nothing more comes from this side; ``data_to_send`` has the alert."""
         self._has_output = True
-        if self.established and not self.closed:
+        if self.established and not self._output_ended and self.problem is None:
             try:
                 self._connection.shutdown()
             except SSL.Error as error:
                 self._fail(error)
-        self.closed = True
+        self._output_ended = True
 
     def exporter(self) -> bytes:
         """Return 32 bytes that both ends of this very connection share (RFC 8446, 7.5)."""
@@ -404,20 +432,18 @@ class TlsEngine:
         except SSL.Error as error:
             self._fail(error)
             return False
-        if self._connection.get_alpn_proto_negotiated() != DEVICE_ALPN:
-            self.closed = True
+        self.alpn = self._connection.get_alpn_proto_negotiated()
+        if self.alpn not in _BETWEEN_DEVICES:
             self.problem = IdentityError("the other side speaks another protocol (ALPN)")
             return False
         try:
             self.peer_key = device_key_of(self._connection.get_peer_certificate())
         except IdentityError as problem:
-            self.closed = True
             self.problem = problem
             return False
         self.established = True
         return True
 
     def _fail(self, error: SSL.Error) -> None:
-        self.closed = True
         words = ", ".join(part[-1] for part in error.args[0]) if error.args else "closed"
         self.problem = self._key_check.problem or IdentityError(f"TLS failed: {words}")

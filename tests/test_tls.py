@@ -12,6 +12,7 @@ from abst.address import RealmAddress, pin_of_key
 from abst.errors import AbstError, IdentityError, WrongKeyError
 from abst.identity import Identity
 from abst.tls import (
+    DEVICE_ALPN,
     REALM_ALPN,
     ChannelContexts,
     TlsEngine,
@@ -316,5 +317,5 @@ class TlsEngineTests(SynchronousTestCase):
     def test_a_realms_connection_is_no_channel(self) -> None:
         creator = realm_client_creator(ALICE, RealmAddress("h", 1, BOB.pin))
         client = creator.clientConnectionForTLS(None)
-        handshake = Handshake(client, ChannelContexts(BOB)._server)
+        handshake = Handshake(client, ChannelContexts(BOB)._servers[DEVICE_ALPN])
         self.assertIsNotNone(handshake.error)
