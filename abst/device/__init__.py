@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from abst.device.device import Device
+    from abst.device.endpoints import StreamClientEndpoint, StreamServerEndpoint
     from abst.device.lan import LocalNetwork
     from abst.device.pairing_attempt import (
         NearbyDevice,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from abst.device.paths import Path
     from abst.device.peers import Peer, PeerBook
     from abst.device.protocol import DeviceFactory, DeviceProtocol
+    from abst.device.stream import StreamAddress
+    from abst.device.streams import Streams
 
 __all__ = [
     "Device",
@@ -33,6 +36,10 @@ __all__ = [
     "Path",
     "Peer",
     "PeerBook",
+    "StreamAddress",
+    "StreamClientEndpoint",
+    "StreamServerEndpoint",
+    "Streams",
     "parse_target",
 ]
 
@@ -47,6 +54,10 @@ _MODULES: Final = {
     "Path": "paths",
     "Peer": "peers",
     "PeerBook": "peers",
+    "StreamAddress": "stream",
+    "StreamClientEndpoint": "endpoints",
+    "StreamServerEndpoint": "endpoints",
+    "Streams": "streams",
     "parse_target": "pairing_attempt",
 }
 """In which module each public name stands."""

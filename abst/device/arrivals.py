@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from abst.device.carriers import DIRECT_PIECE_BYTES, Pipe
+from abst.device.carriers import DIRECT_PIECE_BYTES
 from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
+from abst.device.pipes import Pipe
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 from abst.packets import Packet
-from abst.tls import ChannelContexts
+from abst.tls import STREAM_ALPN, ChannelContexts, TlsEngine
 
 MAX_ARRIVALS: Final = 64
 MAX_ARRIVALS_PER_HOST: Final = 8
@@ -39,7 +40,12 @@ class Host(Protocol):
     def device_arrived(
         self, device_id: DeviceID, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]
     ) -> None:
-        """A device has proved its key."""
+        """A device has proved its key, and wants a channel."""
+
+    def stream_arrived(
+        self, device_id: DeviceID, pipe: Pipe, engine: TlsEngine, plaintext: bytes
+    ) -> None:
+        """A device has proved its key, and wants a stream."""
 
 
 class Arrivals:
@@ -71,39 +77,48 @@ class Arrival:
         self.pipe = pipe
         self._host = host
         self._over = over
-        engine = host.contexts.accept(
+        self._engine = host.contexts.accept(
             host.check_visitor, lambda name: host.admits_knock(name, pipe.local)
-        )
-        self._channel = Channel(
-            b"",
-            engine,
-            dialled=False,
-            now=float(host.reactor.seconds()),
-            max_content_bytes=DIRECT_PIECE_BYTES,
         )
         self._timer = host.reactor.callLater(HANDSHAKE_SECONDS, self.close)
         pipe.owner = self
 
     def pipe_received(self, pipe: Pipe, data: bytes) -> None:
         """Go on with the handshake."""
-        found = self._channel.receive_data(data)
-        for content in self._channel.contents_to_send():
-            pipe.write(content)
-        if self._channel.state is ChannelState.CLOSED:
+        engine = self._engine
+        plaintext = engine.receive_data(data)
+        records = engine.data_to_send()
+        if records:
+            pipe.write(records)
+        if engine.closed:
             self.close()
-        elif self._channel.state is ChannelState.OPEN:
+        elif engine.established:
             self._end()
-            device_id = DeviceID.of_key(self._channel.peer_key)
-            self._host.device_arrived(device_id, pipe, self._channel, found)
+            self._hand_over(DeviceID.of_key(engine.peer_key), plaintext)
+
+    def _hand_over(self, device_id: DeviceID, plaintext: bytes) -> None:
+        """Give the connection to whom it is for."""
+        if self._engine.alpn == STREAM_ALPN:
+            self._host.stream_arrived(device_id, self.pipe, self._engine, plaintext)
+            return
+        now = float(self._host.reactor.seconds())
+        channel = Channel(
+            b"", self._engine, dialled=False, now=now, max_content_bytes=DIRECT_PIECE_BYTES
+        )
+        found = channel.receive_plaintext(plaintext)
+        if channel.state is ChannelState.CLOSED:
+            self.pipe.finish(lambda problem: None)
+        else:
+            self._host.device_arrived(device_id, self.pipe, channel, found)
 
     def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
         """Forget it."""
         self._end()
 
     def close(self) -> None:
-        """Close it."""
+        """Close it, once a last alert is out."""
         self._end()
-        self.pipe.abort()
+        self.pipe.finish(lambda problem: None)
 
     def _end(self) -> None:
         if self._timer.active():

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from abst.device.link import Link
 from abst.device.paths import Path
-from abst.errors import AbstError
+from abst.device.pipes import Pipe
 
 DIRECT_PIECE_BYTES: Final = 1 << 20
 """A direct connection takes pieces of any size; this is what ``Channel`` is told."""
@@ -62,41 +62,6 @@ class RealmCarrier:
         """Send a reset."""
         if self.link.is_up:
             self.send([self._number])
-
-
-class PipeOwner(Protocol):
-    """Whoever a direct connection belongs to."""
-
-    def pipe_received(self, pipe: Pipe, data: bytes) -> None:
-        """Bytes came."""
-
-    def pipe_lost(self, pipe: Pipe, problem: AbstError) -> None:
-        """The connection is gone."""
-
-
-class Pipe(Protocol):
-    """A direct connection, real or in memory.
-
-    Attributes:
-        address: the other end's ``HOST:PORT``, as it was dialled or as it has come.
-        remote: the same, as the network knows it.
-        local: this end's ``HOST:PORT``.
-        owner: who is told; None until somebody has taken it, which has to be at once.
-    """
-
-    address: str
-    remote: str
-    local: str
-    owner: PipeOwner | None
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-
-    def close(self) -> None:
-        """Close once what was written has come; the owner hears nothing more."""
-
-    def abort(self) -> None:
-        """Close at once; what was written may be lost, and the owner hears nothing more."""
 
 
 class DirectCarrier:

@@ -75,10 +75,13 @@ class Channel:
 
         A broken packet or connection closes the channel; ``problem`` says why.
         """
-        found: list[tuple[Packet, int]] = []
         if self.state is ChannelState.CLOSED:
-            return found
-        plaintext = self._engine.receive_data(records)
+            return []
+        return self.receive_plaintext(self._engine.receive_data(records))
+
+    def receive_plaintext(self, plaintext: bytes) -> list[tuple[Packet, int]]:
+        """Take what TLS has decrypted; ``receive_data`` does, unless somebody else has done so."""
+        found: list[tuple[Packet, int]] = []
         if self._engine.established and self.state is ChannelState.HANDSHAKE:
             self.state = ChannelState.OPEN
         try:

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 
 from abst import codec
 from abst.device.agreement import Agreement
-from abst.device.carriers import Pipe
 from abst.device.channel import Channel
 from abst.device.flow import Flow
 from abst.device.introduction import Introduction
@@ -29,6 +28,7 @@ from abst.device.link import Link
 from abst.device.pairing import PAIRING_SECONDS
 from abst.device.paths import Path
 from abst.device.peers import Peer
+from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceProtocol
 from abst.device.session import Session
 from abst.device.session_store import EndedSessions, SavedSession, SessionStore

@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from abst.address import MAX_ADDRESS_CHARACTERS, RealmAddress, format_host_port
 from abst.device.announcement import AnyAnnouncement, recognise
 from abst.device.arrivals import Arrivals
-from abst.device.carriers import Pipe
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import SESSION_SECONDS, PeerConnection
 from abst.device.greetings import Greetings
@@ -26,8 +25,10 @@ from abst.device.lan import Lan
 from abst.device.link import Link, LinkOwner, RealmLink
 from abst.device.pairing_attempt import PairingAttempt, PairingObserver, PairingTarget
 from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook
+from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory, DeviceProtocol
 from abst.device.session_store import EndedSessions, SessionStore
+from abst.device.streams import Streams
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import (
     AbstError,
@@ -37,8 +38,8 @@ from abst.errors import (
     explain,
 )
 from abst.identity import Identity
-from abst.packets import MAX_NAME_CHARACTERS, DeviceHello, Error, Packet
-from abst.tls import ChannelContexts
+from abst.packets import MAX_NAME_CHARACTERS, Circuit, DeviceHello, Error, Packet
+from abst.tls import ChannelContexts, TlsEngine
 
 MAX_STRANGERS: Final = 8
 """How many devices that are not trusted may have a channel at once: enough to be told so."""
@@ -66,6 +67,7 @@ class Device(Service):
         identity: who it is.
         peers: whom it trusts.
         links: its realms, by address.
+        streams: connections for other protocols with its peers.
     """
 
     log = Logger(namespace="abst.device")
@@ -102,6 +104,7 @@ class Device(Service):
         self.ended_sessions = EndedSessions(store)
         self.lan = lan
         self._tells_observed_address = tells_observed_address
+        self.streams = Streams(self)
         self._arrivals = Arrivals(self)
         self._greetings = Greetings(reactor, self._greet)
         self._greeted: set[bytes] = set()
@@ -131,6 +134,7 @@ class Device(Service):
         for connection in list(self._connections.values()):
             connection.stop()
         self._connections.clear()
+        self.streams.stop()
         self._arrivals.stop()
         self._greetings.stop()
         stopping = [link.stop() for link in self.links.values()]
@@ -190,6 +194,7 @@ class Device(Service):
             self.peers.forget(device_id)
         finally:
             self._greeted.discard(device_id)
+            self.streams.forget(device_id)
             self.connection(device_id).forget("this device has forgotten the other one")
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
@@ -321,6 +326,14 @@ class Device(Service):
         if connection is not None:
             connection.refused(link, error)
 
+    def circuit_offered(self, link: Link, circuit: Circuit) -> None:
+        """Open this device's leg of a circuit for which a peer has asked, or refuse it."""
+        self.streams.circuit_offered(link, circuit)
+
+    def circuit_ended(self, link: Link, error: Error) -> None:
+        """Break the stream whose circuit the realm has ended."""
+        self.streams.circuit_ended(error)
+
     # For the local network.
 
     def announcement_seen(self, announcement: AnyAnnouncement) -> None:
@@ -339,6 +352,7 @@ class Device(Service):
     def network_changed(self) -> None:
         """Doubt every path: this machine's network has changed."""
         self._greeted.clear()
+        self.streams.network_changed()
         for link in self.links.values():
             link.network_changed()
         for connection in list(self._connections.values()):
@@ -378,7 +392,13 @@ class Device(Service):
             return
         self.connection(device_id).adopt(pipe, channel, found)
 
-    # For connections.
+    def stream_arrived(
+        self, device_id: DeviceID, pipe: Pipe, engine: TlsEngine, plaintext: bytes
+    ) -> None:
+        """Take a direct connection that is for a stream."""
+        self.streams.arrived(device_id, pipe, engine, plaintext)
+
+    # For connections and streams.
 
     def links_up(self) -> list[Link]:
         """Return the links that are up, in the order in which realms were added."""
@@ -482,6 +502,13 @@ class Device(Service):
         peer = self.peers.get(device_id)
         if self._pairing is not None and peer is not None and self._pairing.concerns(device_id):
             self._pairing.paired(peer)
+
+    def pairing_proved(self, device_id: DeviceID, key: bytes) -> None:
+        """Note with which pairing's key a peer has passed the Key check of a stream."""
+        try:
+            self.peers.settle(device_id, key)
+        except AbstError as error:
+            self.log.error("a pairing is not saved: {error}", error=str(error))
 
     def build_protocol(self, peer: Peer) -> DeviceProtocol | None:
         """Return the application's protocol for a new session; None when it has none or fails."""

@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from abst.device.carriers import Pipe
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.leg import Leg
 from abst.device.link import Link, next_wait_seconds
 from abst.device.peers import Peer
+from abst.device.pipes import Pipe
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.packets import CHANNEL_NUMBER_BYTES

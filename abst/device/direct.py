@@ -5,7 +5,6 @@ Spec: channel.md, "Over a direct connection". Owns sockets and nothing of what g
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,21 +12,18 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import format_host_port, parse_host_port
-from abst.device.carriers import Pipe, PipeOwner
 from abst.device.network_changes import own_addresses
+from abst.device.pipes import Pipe
+from abst.device.tcp_pipe import TcpPipe, plain_address
 from abst.errors import AbstError, PeerUnreachableError
 
 DIAL_SECONDS: Final = 5.0
-LINGER_SECONDS: Final = 2.0
-"""How long the other side has to take the last that was written."""
-
-V4_MAPPED: Final = "::ffff:"
 
 
 class DirectPort:
@@ -121,66 +117,6 @@ def _unreachable(failure: Failure, address: str) -> Any:
     raise PeerUnreachableError(f"{address}: {failure.getErrorMessage()}")
 
 
-class TcpPipe(TwistedProtocol):
-    """A direct connection."""
-
-    transport: Any
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.remote = self.local = ""
-        self.owner: PipeOwner | None = None
-        self._closing = False
-        self._linger: Any = None
-
-    def connectionMade(self) -> None:
-        """Note where the ends are, and send small packets at once."""
-        self.remote = _plain(self.transport.getPeer())
-        self.local = _plain(self.transport.getHost())
-        self.transport.setTcpNoDelay(True)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Hand bytes on."""
-        if self.owner is not None and not self._closing:
-            self.owner.pipe_received(self, data)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self.transport.write(data)
-
-    def close(self) -> None:
-        """Close once what was written has come, or after a while."""
-        if self._closing:
-            return
-        self._closing = True
-        # To close with bytes unread is a reset, which overtakes what was written: read on.
-        self.transport.loseWriteConnection()
-        self._linger = self.transport.reactor.callLater(
-            LINGER_SECONDS, self.transport.abortConnection
-        )
-
-    def abort(self) -> None:
-        """Close at once; what was written may be lost."""
-        self._closing = True
-        self.transport.loseConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Say that it is gone, unless that was asked for."""
-        if self._linger is not None and self._linger.active():
-            self._linger.cancel()
-        owner, self.owner = self.owner, None
-        was_closing, self._closing = self._closing, True
-        if owner is not None and not was_closing:
-            problem = PeerUnreachableError(f"{self.address}: {reason.getErrorMessage()}")
-            owner.pipe_lost(self, problem)
-
-
-def _plain(at: Any) -> str:
-    """Return an address without what only one of two ends says of it."""
-    host = str(at.host).removeprefix(V4_MAPPED).partition("%")[0]
-    return format_host_port(str(ipaddress.ip_address(host)), int(at.port))
-
-
 class _PipeFactory(Factory):
     noisy = False
 
@@ -188,7 +124,7 @@ class _PipeFactory(Factory):
         self._accepted = accepted
 
     def buildProtocol(self, addr: Any) -> TwistedProtocol:
-        return _AcceptedPipe(_plain(addr), self._accepted)
+        return _AcceptedPipe(plain_address(addr), self._accepted)
 
 
 class _AcceptedPipe(TcpPipe):

@@ -15,10 +15,10 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from abst.address import format_host_port
 from abst.device.announcement import AnyAnnouncement, OpenAnnouncement
-from abst.device.carriers import Pipe
 from abst.device.direct import DirectPort
 from abst.device.discovery import Discovery
 from abst.device.network_changes import NetworkChanges
+from abst.device.pipes import Pipe
 from abst.device_id import DeviceID
 
 MAX_SIGHTINGS_USED: Final = 4

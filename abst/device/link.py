@@ -13,26 +13,29 @@ from typing import Any, Final, Protocol
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionDone,
-    ConnectionLost,
-    DNSLookupError,
-    NoRouteError,
-    TimeoutError,
-)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
+from abst.device.connect_problem import connect_problem
+from abst.device.leg_pipe import LegDialler
 from abst.device.paths import Path
-from abst.device.realm_client import Answered, Delivered, RealmClient, Refused, Welcomed
+from abst.device.pipes import Pipe
+from abst.device.realm_client import (
+    Answered,
+    CircuitEnded,
+    CircuitOffered,
+    Delivered,
+    RealmClient,
+    Refused,
+    Welcomed,
+)
 from abst.device.requests import Requests
 from abst.errors import AbstError, PeerUnreachableError, RemoteProtocolError, explain
 from abst.identity import Identity
-from abst.packets import Error, WindowFound, WindowOpened
+from abst.packets import Circuit, Error, WindowFound, WindowOpened
 from abst.tls import realm_client_creator
 
 FIRST_WAIT_SECONDS: Final = 1.0
@@ -62,6 +65,12 @@ class LinkOwner(Protocol):
 
     def contents_over(self, link: Link) -> None:
         """Everything that came at once has been handed out: answer it."""
+
+    def circuit_offered(self, link: Link, circuit: Circuit) -> None:
+        """Another device has asked for a circuit: open its leg, or refuse it."""
+
+    def circuit_ended(self, link: Link, error: Error) -> None:
+        """The realm has ended a circuit, and says why."""
 
 
 class Link(Protocol):
@@ -104,6 +113,15 @@ class Link(Protocol):
 
     def find_window(self, number: int) -> Deferred[WindowFound]:
         """Ask the realm which device has a number."""
+
+    def connect_circuit(self, target_device: bytes) -> Deferred[Circuit]:
+        """Ask the realm for a circuit with another device."""
+
+    def refuse_circuit(self, circuit: bytes) -> None:
+        """Tell the realm that this device does not take a circuit."""
+
+    def open_leg(self, token: bytes) -> Deferred[Pipe]:
+        """Open this device's leg of a circuit; fails with an ``AbstError``."""
 
 
 def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: float) -> float:
@@ -205,6 +223,7 @@ class RealmLink:
         self._protocol: _LinkProtocol | None = None
         self._stopped = True
         self._hurries_until = 0.0
+        self._legs = LegDialler(reactor, identity, address)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -249,6 +268,19 @@ class RealmLink:
     def find_window(self, number: int) -> Deferred[WindowFound]:
         """Ask the realm which device has a number."""
         return self._ask(lambda protocol: protocol.find_window(number))
+
+    def connect_circuit(self, target_device: bytes) -> Deferred[Circuit]:
+        """Ask the realm for a circuit with another device."""
+        return self._ask(lambda protocol: protocol.connect_circuit(target_device))
+
+    def refuse_circuit(self, circuit: bytes) -> None:
+        """Tell the realm that this device does not take a circuit."""
+        if self._protocol is not None and self.is_up:
+            self._protocol.refuse_circuit(circuit)
+
+    def open_leg(self, token: bytes) -> Deferred[Pipe]:
+        """Open this device's leg of a circuit; fails with an ``AbstError``."""
+        return self._legs.open(token)
 
     def _ask(self, ask: Callable[[_LinkProtocol], Deferred[Any]]) -> Deferred[Any]:
         if self._protocol is None or not self.is_up:
@@ -328,32 +360,6 @@ class RealmLink:
             self._failed(connect_problem(failure, self.address))
 
 
-def connect_problem(failure: Failure, address: RealmAddress) -> str:
-    """Return one line on why a connection was not made or is gone, and what to do."""
-    where = f"{address.host}:{address.port}"
-    if failure.check("OpenSSL.SSL.Error"):
-        problem: Any = failure.value
-        words = ", ".join(part[-1] for part in problem.args[0]) or "no reason"
-        if "certificate verify failed" not in words:
-            return f"{where} is no realm that this device understands (TLS: {words})"
-    if failure.check("OpenSSL.SSL.Error", "service_identity.exceptions.VerificationError"):
-        return (
-            f"{where} shows no certificate that is valid for {address.host}: "
-            "use the realm's address with its pin"
-        )
-    if failure.check(ConnectionDone, ConnectionLost):
-        return f"{where} closed the connection"
-    if failure.check(DNSLookupError):
-        return f"the name {address.host} is not known: check the realm's address"
-    if failure.check(TimeoutError):
-        return f"{where} does not answer: is the machine on, and its firewall open?"
-    if failure.check(NoRouteError):
-        return f"{where} cannot be reached from this network: is this device connected?"
-    if failure.check(ConnectError):
-        return f"{where} refused the connection: is the realm running?"
-    return f"{where}: {failure.getErrorMessage()}"
-
-
 class _LinkFactory(Factory):
     noisy = False
 
@@ -404,6 +410,15 @@ class _LinkProtocol(TwistedProtocol):
     def find_window(self, number: int) -> Deferred[Any]:
         assert self._client is not None
         return self._asked(self._client.find_window(number))
+
+    def connect_circuit(self, target_device: bytes) -> Deferred[Any]:
+        assert self._client is not None
+        return self._asked(self._client.connect_to(target_device))
+
+    def refuse_circuit(self, circuit: bytes) -> None:
+        if self._client is not None:
+            self._client.refuse_circuit(circuit)
+            self._settle()
 
     def close_window(self) -> None:
         if self._client is not None:
@@ -456,6 +471,10 @@ class _LinkProtocol(TwistedProtocol):
                     )
                 case Answered():
                     self._requests.answered(event)
+                case CircuitOffered():
+                    self._link.owner.circuit_offered(self._link, event.circuit)
+                case CircuitEnded():
+                    self._link.owner.circuit_ended(self._link, event.error)
                 case Refused():
                     if event.closes:
                         self._last_words = explain(event.error.code, event.error.reason)

@@ -17,6 +17,8 @@ from abst.errors import MEANINGS, Code, RemoteProtocolError
 from abst.packets import (
     HEADROOM_BYTES,
     BackHeartbeat,
+    Circuit,
+    ConnectToDevice,
     Error,
     FindWindow,
     Hello,
@@ -65,6 +67,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class CircuitOffered:
+    """Another device has asked for a circuit with this one."""
+
+    circuit: Circuit
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitEnded:
+    """The realm has ended a circuit of this device; the packet says which, and why."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """The realm has answered a request, or refused it with an Error."""
 
@@ -72,7 +88,7 @@ class Answered:
     packet: packets.Packet
 
 
-Event = Welcomed | Delivered | Refused | Answered
+Event = Welcomed | Delivered | Refused | CircuitOffered | CircuitEnded | Answered
 
 
 class RealmClient:
@@ -133,6 +149,17 @@ class RealmClient:
         """Ask not to be found any more."""
         self._out.append(codec.encode(OpenWindow(close=True)))
 
+    def connect_to(self, target_device: bytes) -> int:
+        """Ask for a circuit; return the request that the answer repeats."""
+        return self._ask(
+            lambda request: ConnectToDevice(self._device_id, target_device, request=request)
+        )
+
+    def refuse_circuit(self, circuit: bytes) -> None:
+        """Say that this device does not take a circuit that it was offered."""
+        code = Code.CIRCUIT_REFUSED
+        self._out.append(codec.encode(Error(str(code), MEANINGS[code].sentence, circuit=circuit)))
+
     def data_to_send(self) -> bytes:
         """Return the bytes to write, b"" when there are none."""
         data = b"".join(self._out)
@@ -190,10 +217,18 @@ class RealmClient:
                 )
             case Send() as send:
                 self._events.append(Delivered(send.source_device, send.content))
-            case WindowOpened(request=int() as request) | WindowFound(request=int() as request):
+            case Circuit(dials=False) as circuit:
+                self._events.append(CircuitOffered(circuit))
+            case (
+                WindowOpened(request=int() as request)
+                | WindowFound(request=int() as request)
+                | Circuit(request=int() as request)
+            ):
                 self._answered(request, packet)
             case Error(request=int() as request) if request in self._asked:
                 self._answered(request, packet)
+            case Error(circuit=bytes()) as error:
+                self._events.append(CircuitEnded(error))
             case Error() as error:
                 known = error.code in Code.__members__.values()
                 closes = MEANINGS[Code(error.code)].closes if known else False

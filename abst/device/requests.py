@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from abst.device.realm_client import Answered
 from abst.errors import AbstError, PeerUnreachableError, RealmRefusedError
-from abst.packets import Error, WindowFound, WindowOpened
+from abst.packets import Circuit, Error, WindowFound, WindowOpened
 
 
 class Requests:
@@ -23,15 +23,13 @@ class Requests:
         return self._open[request]
 
     def answered(self, event: Answered) -> None:
-        """Fire what waits for an answer: with a window's number, or with a device ID."""
+        """Fire what waits for an answer, with the packet, or with what an Error says."""
         waiting = self._open.pop(event.request, None)
         if waiting is None:
             return
         match event.packet:
-            case WindowOpened() as opened:
-                waiting.callback(opened)
-            case WindowFound() as found:
-                waiting.callback(found)
+            case WindowOpened() | WindowFound() | Circuit() as answer:
+                waiting.callback(answer)
             case Error() as error:
                 retry_after = None if error.retry_after is None else float(error.retry_after)
                 waiting.errback(RealmRefusedError(error.code, error.reason, retry_after))

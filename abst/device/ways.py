@@ -15,7 +15,6 @@ from abst.device.carriers import (
     DIRECT_PIECE_BYTES,
     Carrier,
     DirectCarrier,
-    Pipe,
     RealmCarrier,
 )
 from abst.device.channel import Channel, ChannelState
@@ -23,6 +22,7 @@ from abst.device.introduction import Host, Household, Introduction
 from abst.device.leg import Leg
 from abst.device.link import Link
 from abst.device.paths import FOLLOWER_SECONDS, PROOFS, Path, Reason, choose
+from abst.device.pipes import Pipe
 from abst.device_id import DeviceID
 from abst.errors import (
     AbstError,

@@ -14,15 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst import codec
 from abst.device import Device, DeviceFactory, DeviceProtocol, Path, Peer
 from abst.device.announcement import AnyAnnouncement
-from abst.device.carriers import Pipe
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import PeerConnection
 from abst.device.key_check import proof, trust_key
 from abst.device.link import Link
+from abst.device.pipes import Pipe
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 from abst.identity import Identity
-from abst.packets import DeviceHello, Error, Heartbeat, KeyCheck, Packet
+from abst.packets import Circuit, DeviceHello, Error, Heartbeat, KeyCheck, Packet
 from abst.testing import MemoryLan, MemoryLink, MemoryNetwork, MemoryPipe, MemoryRealm
 from abst.tls import ChannelContexts
 
@@ -191,6 +191,12 @@ class RawDevice:
     def content_refused(self, link: Link, error: Error) -> None:
         pass
 
+    def circuit_offered(self, link: Link, circuit: Circuit) -> None:
+        pass
+
+    def circuit_ended(self, link: Link, error: Error) -> None:
+        pass
+
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         self.contents.append(content)
         number, records = split_content(content)
@@ -346,9 +352,9 @@ def count_dials(network: MemoryNetwork, device: Device) -> list[float]:
     found: list[float] = []
     dial = device.contexts.dial
 
-    def counted(check: Any, server_name: bytes | None = None) -> Any:
+    def counted(check: Any, server_name: bytes | None = None, **options: Any) -> Any:
         found.append(network.clock.seconds())
-        return dial(check, server_name)
+        return dial(check, server_name, **options)
 
     device.contexts.dial = counted  # type: ignore[method-assign]
     return found

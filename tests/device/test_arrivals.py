@@ -12,14 +12,15 @@ from twisted.trial.unittest import TestCase
 from abst import codec
 from abst.address import format_host_port
 from abst.device.arrivals import MAX_ARRIVALS, MAX_ARRIVALS_PER_HOST, Arrivals
-from abst.device.carriers import DIRECT_PIECE_BYTES, Pipe, PipeOwner
+from abst.device.carriers import DIRECT_PIECE_BYTES
 from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
 from abst.device.knock import RANDOM_BYTES, Door, knock
+from abst.device.pipes import Finished, Pipe, PipeOwner, Producer
 from abst.device_id import DeviceID
 from abst.errors import NotTrustedError, PeerUnreachableError
 from abst.identity import Identity
 from abst.packets import DeviceHello, Packet
-from abst.tls import ChannelContexts
+from abst.tls import ChannelContexts, TlsEngine
 
 ALICE, BOB, MALLORY = (Identity.generate() for _ in range(3))
 STEP_BYTES = 100
@@ -50,6 +51,24 @@ class MemoryPipe:
 
     def close(self) -> None:
         self.closed += 1
+
+    def finish(self, finished: Finished) -> None:
+        self.close()
+
+    def is_stranded(self) -> bool:
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
+    def register_producer(self, producer: Producer) -> None:
+        raise NotImplementedError
+
+    def unregister_producer(self) -> None:
+        raise NotImplementedError
 
     def arrive(self, data: bytes) -> None:
         """Let bytes come; as with a real one, nothing comes after it was closed."""
@@ -91,6 +110,11 @@ class House:
     def check_visitor(self, key: bytes) -> None:
         if key in self.refused:
             raise NotTrustedError("not you", theirs=False)
+
+    def stream_arrived(
+        self, device_id: DeviceID, pipe: Pipe, engine: TlsEngine, plaintext: bytes
+    ) -> None:
+        raise NotImplementedError
 
     def device_arrived(
         self, device_id: DeviceID, pipe: Pipe, channel: Channel, found: list[tuple[Packet, int]]

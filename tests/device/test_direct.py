@@ -16,12 +16,13 @@ from twisted.trial.unittest import SkipTest, TestCase
 from abst.address import format_host_port
 from abst.device import Device, DeviceProtocol
 from abst.device.arrivals import MAX_ARRIVALS_PER_HOST
-from abst.device.carriers import DIRECT_PIECE_BYTES, Pipe
+from abst.device.carriers import DIRECT_PIECE_BYTES
 from abst.device.channel import HANDSHAKE_SECONDS, Channel, ChannelState
 from abst.device.device import MAX_STRANGERS
 from abst.device.direct import DIAL_SECONDS, DirectPort
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.lan import LocalNetwork
+from abst.device.pipes import Pipe
 from abst.errors import (
     AbstError,
     AddressError,

@@ -26,6 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from abst.address import RealmAddress, pin_of_key
 from abst.device import Device, Peer, parse_target
+from abst.device.connect_problem import connect_problem
 from abst.device.link import (
     FIRST_WAIT_SECONDS,
     MAX_ASKED_WAIT_SECONDS,
@@ -35,12 +36,11 @@ from abst.device.link import (
     Backoff,
     Link,
     RealmLink,
-    connect_problem,
     next_wait_seconds,
 )
 from abst.errors import AbstError
 from abst.identity import Identity
-from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Error
+from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error
 from abst.realm import RealmFactory
 from abst.realm.conversation import Conversation
 from abst.realm.limits import Limits
@@ -160,6 +160,12 @@ class Watcher:
 
     def content_refused(self, link: Link, error: Error) -> None:
         self.refusals.append(error)
+
+    def circuit_offered(self, link: Link, circuit: Circuit) -> None:
+        self.told.append("circuit offered")
+
+    def circuit_ended(self, link: Link, error: Error) -> None:
+        self.told.append("circuit ended")
 
 
 class RealTestCase(TestCase):
