@@ -44,7 +44,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from benchmarks import circuit_report, file_report, measure, message_report, report
+from benchmarks import circuit_report, file_report, measure, message_report, network, report
 from benchmarks.abst_circuits import AbstCircuits
 from benchmarks.abst_files import AbstFiles
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
@@ -66,6 +66,8 @@ from benchmarks.strelaysrv import Strelaysrv
 from benchmarks.transit_relay import TransitRelay
 from benchmarks.wormhole_files import WormholeFiles
 
+# Says that this process is the one that works, and how TCP does in it.
+_ALGORITHM = "ABST_BENCHMARKS_CONGESTION_CONTROL"
 _OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 _SERVER_NAMES = (
     "abst", "nats", "mosquitto", "crossbar", "strelaysrv", "transit-relay", "socat",
@@ -85,10 +87,12 @@ _Any = TypeVar("_Any")
 def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for, and return the exit status."""
     options = _parse(arguments)
-    if "OPENSSL_CONF" not in os.environ:
+    if _ALGORITHM not in os.environ:
         # OpenSSL reads its configuration once, when it is loaded: start again with ours.
-        environment = os.environ | {"OPENSSL_CONF": str(_OPENSSL_CONF)}
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *arguments], environment)
+        command = [sys.executable, "-m", "benchmarks", *arguments]
+        algorithm, command = network.with_algorithm(options.congestion_control, command)
+        own = {"OPENSSL_CONF": str(_OPENSSL_CONF)}
+        os.execve(command[0], command, own | os.environ | {_ALGORITHM: algorithm})
     signal.signal(signal.SIGTERM, _end)
     _allow_open_files()
     try:
@@ -113,6 +117,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="no more pairs and idle connections than this, for a quick look")  # fmt: skip
     add("--megabytes", type=_count, default=2000, metavar="N",
         help="size of the file that is sent, in millions of bytes (%(default)s)")  # fmt: skip
+    add("--congestion-control", default=network.DEFAULT_ALGORITHM, metavar="NAME",
+        help="of TCP, on a loopback interface of its own if that can be (%(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="also write all samples to this file")
     add("--realm-command", type=shlex.split, default=list(DEFAULT_COMMAND), metavar="COMMAND",
         help="the realm to measure; --listen and --state are added")  # fmt: skip
@@ -154,7 +160,7 @@ def _run(options: argparse.Namespace) -> int:
         *file_report.bars(results),
     ]
     for lines in (
-        report.head(servers, results),
+        report.head(servers, results, os.environ[_ALGORITHM]),
         message_report.head(pairs),
         circuit_report.head(relays),
         file_report.head(movers),

@@ -60,9 +60,10 @@ class Bar:
         return f"{self.what}: {self.value:.2f}, bar {self.bar:g}: {verdict}"
 
 
-def head(servers: Sequence[Server], results: Results) -> Iterator[str]:
+def head(servers: Sequence[Server], results: Results, congestion_control: str) -> Iterator[str]:
     """Say what was measured: the machine, and each server's version and TLS."""
     yield f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    yield f"TCP's congestion control: {congestion_control}"
     for server in servers:
         security = results.security.get(server.name, "never reached")
         yield f"{server.name} {server.version}: {security}"

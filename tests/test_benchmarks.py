@@ -26,6 +26,7 @@ from benchmarks.message_client import RECEIVED, Board, Task
 from benchmarks.message_report import bars as message_bars
 from benchmarks.movers import RECEIVER, SENDER, Prepared
 from benchmarks.nats import foreign_line
+from benchmarks.network import with_algorithm
 from benchmarks.process import ServerProcess
 from benchmarks.relays import Ends
 from benchmarks.report import bars
@@ -176,6 +177,27 @@ class PatchedEnds(Ends):
         """Pass nothing: the other end may be elsewhere."""
 
     answer_a_byte = pass_a_byte
+
+
+class NetworkTests(TestCase):
+    def test_an_algorithm_that_nobody_has_leaves_the_machines(self) -> None:
+        """What cannot be had is not claimed, and the command runs as it is."""
+        algorithm, command = with_algorithm("nobodys", ["true"])
+        self.assertNotEqual(algorithm, "nobodys")
+        self.assertEqual(command, ["true"])
+
+    def test_connections_have_the_algorithm_that_is_claimed(self) -> None:
+        program = """\
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+asker = socket.create_connection(listener.getsockname())
+for end in (asker, listener.accept()[0]):
+    print(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(bytes(1)).decode())
+"""
+        for wanted in ("cubic", "reno"):
+            claimed, command = with_algorithm(wanted, [sys.executable, "-c", program])
+            run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+            self.assertEqual(run.stdout.split(), [claimed, claimed], run.stderr)
 
 
 class BulkTests(TestCase):
