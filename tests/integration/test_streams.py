@@ -218,6 +218,18 @@ class StreamBehaviour(Behaviour):
         self.assertTrue(done.stdout.startswith("HTTP/1.0 200 OK"), done.stdout)
         self.assertTrue(done.stdout.endswith("\n\nhello\n"), done.stdout)
 
+    def test_a_stock_web_server_with_somebody_s_application(self) -> None:
+        alice, bob = self.stage.alice, self.stage.bob
+        self.program(
+            alice, "web", "--listen", "abst:hello", "--wsgi", "wsgiref.simple_server.demo_app"
+        )
+        self.offered(alice, "hello")
+        done = self.client(bob.home, "abst:alice:hello", r"GET /x HTTP/1.0\r\n\r\n")
+        self.assertTrue(done.stdout.startswith("HTTP/1.0 200 OK"), done.stdout)
+        self.assertIn("Hello world!", done.stdout)
+        # The peer's name is as good as an address: it has proved it.
+        self.assertIn(f"SERVER_NAME = '{alice.ok('id').strip()}'", done.stdout)
+
     def test_another_stock_service(self) -> None:
         alice, bob = self.stage.alice, self.stage.bob
         self.program(alice, "words", "--irc-port", "abst:irc", "--auth", "memory:joe:secret")
