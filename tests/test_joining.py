@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
+import functools
 import random
 import socket
-import struct
 import threading
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone
@@ -24,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from abst.joining import End, joined_ends
 from tests.carriers import in_reactor, in_thread, running_reactor, until
+from tests.plays import Act, Play, perform, plays, read_to_the_end, reset
 
 
 class Ends(Factory):
@@ -36,40 +35,6 @@ class Ends(Factory):
 
     def buildProtocol(self, addr: object) -> End:
         return self.waiting.pop(0)
-
-
-def reset(connection: socket.socket) -> None:
-    """Close a socket as a process that crashes does."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-
-
-def read_to_the_end(connection: socket.socket) -> bytes | None:
-    """Return all bytes until the other side's end, or None when the connection fails."""
-    found = bytearray()
-    try:
-        while data := connection.recv(65536):
-            found += data
-    except ConnectionError:
-        return None
-    return bytes(found)
-
-
-class Act(enum.Enum):
-    """What one side of a joined pair may do; SEND stands with a number of bytes."""
-
-    OPEN = "open"
-    SEND = "send"
-    HALF_CLOSE = "half-close"
-    CLOSE = "close"
-    RESET = "reset"
-
-
-def plays() -> st.SearchStrategy[list[tuple[int, Act, int]]]:
-    """Return plays: which side does what, and with how many bytes."""
-    acts = st.sampled_from([Act.OPEN, Act.SEND, Act.SEND, Act.HALF_CLOSE, Act.CLOSE, Act.RESET])
-    sizes = st.sampled_from([1, 100, 5000, 70_000, 300_000])
-    return st.lists(st.tuples(st.integers(0, 1), acts, sizes), max_size=12)
 
 
 class JoiningTests(TestCase):
@@ -227,95 +192,12 @@ class JoiningTests(TestCase):
         @example([(0, Act.OPEN, 1), (0, Act.SEND, 70_000), (0, Act.CLOSE, 1), (1, Act.OPEN, 1)])
         @example([(0, Act.OPEN, 1), (0, Act.RESET, 1), (1, Act.OPEN, 1)])
         @given(plays())
-        def play(acts: list[tuple[int, Act, int]]) -> None:
-            self.play(acts)
+        def check(play: Play) -> None:
+            ends = self.joined()
+            perform(play, [functools.partial(self.connect, end) for end in ends])
+            until(lambda: not any(end.connected for end in ends), "the end of both connections")
 
-        play()
-
-    def play(self, acts: list[tuple[int, Act, int]]) -> None:
-        """Do what a play says, then end both sides; see what each side has got."""
-        ends = self.joined()
-        sides = [Side(self, end) for end in ends]
-        for index, act, size in [*acts, (0, Act.OPEN, 0), (1, Act.OPEN, 0)]:
-            sides[index].do(act, size)
-        for side in sides:
-            side.do(Act.HALF_CLOSE, 0)
-        for side in sides:
-            side.start_to_read()
-        for side in sides:
-            side.finish()
-        for side, other in (sides, sides[::-1]):
-            if side.got is not None:
-                self.assertEqual(bytes(other.sent), side.got, acts)
-                self.assertFalse(other.was_reset, acts)
-        if not any(side.was_reset or side.was_closed for side in sides):
-            self.assertNotIn(None, [side.got for side in sides if not side.was_closed], acts)
-        until(lambda: not any(end.connected for end in ends), "the end of both connections")
-
-
-class Side:
-    """One side of a play: sends what it is told, and reads all the time."""
-
-    def __init__(self, tests: JoiningTests, end: End) -> None:
-        self._tests = tests
-        self._end = end
-        self._socket: socket.socket | None = None
-        self._thread = threading.Thread(target=self._read)
-        self._random = random.Random(7)
-        self.sent = bytearray()
-        self.got: bytes | None = None
-        self.was_reset = False
-        self.was_closed = False
-        self._ended = False
-
-    def _read(self) -> None:
-        assert self._socket is not None
-        self.got = read_to_the_end(self._socket)
-
-    def do(self, act: Act, size: int) -> None:
-        if self._socket is None:
-            if act is Act.OPEN:
-                # An end that has been given up resets whoever comes, before they are there even.
-                with contextlib.suppress(ConnectionError):
-                    self._socket = self._tests.connect(self._end)
-            return
-        with contextlib.suppress(OSError):
-            match act:
-                case Act.SEND if not self._ended:
-                    self._send(self._random.randbytes(size))
-                case Act.HALF_CLOSE if not self._ended:
-                    self._ended = True
-                    self._socket.shutdown(socket.SHUT_WR)
-                case Act.CLOSE if not self._ended:
-                    self._ended = self.was_closed = True
-                    self._socket.close()
-                case Act.RESET if not self.was_closed:
-                    # What was ended in order before may have arrived whole.
-                    self.was_reset = not self._ended
-                    self._ended = self.was_closed = True
-                    reset(self._socket)
-
-    def _send(self, data: bytes) -> None:
-        """Send in pieces, as far as it goes at once: nobody may be reading yet."""
-        assert self._socket is not None
-        while data:
-            size = self._random.choice([1, 1000, 65536])
-            try:
-                sent = self._socket.send(data[:size], socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            self.sent += data[:sent]
-            data = data[sent:]
-
-    def start_to_read(self) -> None:
-        if self._socket is not None and not self.was_closed:
-            self._thread.start()
-
-    def finish(self) -> None:
-        if self._thread.ident is not None:
-            self._thread.join()
-            assert self._socket is not None
-            self._socket.close()
+        check()
 
 
 class OrderTests(SynchronousTestCase):
