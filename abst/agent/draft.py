@@ -9,7 +9,6 @@ takes the place of something else. Every path is walked from the inbox, and no l
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -20,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
-
 from abst import codec
 from abst.agent.file_packets import BLOCK_BYTES
 from abst.agent.inbox import StorageError, plain_name
+from abst.agent.journal import Journal
+from abst.agent.naming import MAX_SAME_NAMES, NAME_TAKEN, free_name, give_name, status
+from abst.agent.open_folders import Entry, OpenFolders
 from abst.errors import AbstError, Code, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -33,18 +33,17 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX: Final = ".abst-partial"
 JOURNAL_SUFFIX: Final = ".abst-journal"
 SPARE_DISK_BYTES: Final = 16 * 1024 * 1024
-MAX_SAME_NAMES: Final = 1000
-READ_BYTES: Final = 65536
-
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-"""What ``os.link`` fails with on file systems that have none."""
-
-_NAME_TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class DamagedDraftError(AbstError):
     """What a journal says of a draft is not so: the transfer has to begin anew."""
+
+
+_DAMAGES: Final = (
+    *(DamagedDraftError, RemoteProtocolError, KeyError, TypeError),
+    *(FileNotFoundError, NotADirectoryError),
+)
+"""What comes of reading a draft that is not as its journal says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +65,6 @@ class Offer:
     is_folder: bool
     size_bytes: int
     entries: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A file or a folder inside the draft, or the draft itself."""
-
-    encoded: bytes
-    name: str
-    part: str
-    size_bytes: int
-    mode: int
-    modified: int
 
 
 class Draft:
@@ -111,16 +98,17 @@ class Draft:
         name = offer.transfer.hex()
         self._draft_name = f".{name}{PARTIAL_SUFFIX}"
         self._journal_name = f".{name}{JOURNAL_SUFFIX}"
-        self._inbox = self._journal = self._parent = self._file = -1
-        self._pending = b""
+        self._journal = Journal(folder / self._journal_name)
+        self._folders = OpenFolders(folder)
+        self._file = -1
         self._forget()
 
     def _forget(self) -> None:
         self.entries = 0
         self.got_bytes = 0
         self._heads = hashlib.sha256()
-        self._folders: list[_Entry] = []
-        self._entry: _Entry | None = None
+        self._folders.forget()
+        self._entry: Entry | None = None
         self._offset = 0
         self._hash: Hash = hashlib.sha256()
         self._unwritten: list[memoryview] = []
@@ -148,14 +136,14 @@ class Draft:
         draft = cls(folder, offer)
         with storing(), draft._discarded_on_failure():
             folder.mkdir(mode=0o700, exist_ok=True)
-            draft._open_inbox()
-            room = os.fstatvfs(draft._inbox)
+            draft._folders.open()
+            room = os.fstatvfs(draft._folders.inbox)
             if room.f_bavail * room.f_frsize < offer.size_bytes + SPARE_DISK_BYTES:
                 raise StorageError("the receiver's disk has no room for it")
             draft._remove()
-            draft._open_journal(os.O_CREAT | os.O_EXCL)
-            draft._pending = draft._head()
-            draft._write_journal()
+            draft._journal.open(is_new=True)
+            draft._note_offer()
+            draft._journal.write()
         return draft
 
     @classmethod
@@ -165,7 +153,7 @@ class Draft:
         Raises:
             DamagedDraftError: the journal is of no use.
         """
-        notes = _notes(folder / journal_name)
+        notes = Journal(folder / journal_name).notes()
         try:
             head, _ = next(notes, ({}, 0))
             second, _ = next(notes, ({}, 0))
@@ -178,7 +166,7 @@ class Draft:
             )
             if "naming" in second:
                 draft.stored_as, draft.sha256 = second["naming"], second["sha256"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError) as error:
             raise DamagedDraftError(f"{journal_name}: {error}") from None
         if draft._journal_name != journal_name:
             raise DamagedDraftError(f"{journal_name}: of another transfer")
@@ -193,16 +181,16 @@ class Draft:
             StorageError: the inbox cannot be read.
         """
         try:
-            if self._inbox < 0:
-                self._open_inbox()
+            if self._folders.inbox < 0:
+                self._folders.open()
             if not self.is_read:
                 self._read_again()
-            elif self._journal < 0:
-                self._open_journal(os.O_APPEND)
+            elif not self._journal.is_open:
+                self._journal.open()
                 if self._entry is not None:
                     self._open_file(self._entry.name)
                     self._hash_again_when_it_differs()
-        except (DamagedDraftError, FileNotFoundError, NotADirectoryError) as error:
+        except _DAMAGES as error:
             self.discard()
             raise DamagedDraftError(str(error)) from None
         except OSError as error:
@@ -213,23 +201,23 @@ class Draft:
         """Leave it for later: nothing stays open."""
         with contextlib.suppress(OSError, StorageError):
             self._write_unwritten()
-            self._write_journal()
+            self._journal.write()
         self._unwritten.clear()
         self._unwritten_bytes = 0
-        for descriptor in (self._file, self._parent, self._journal, self._inbox):
-            _close(descriptor)
-        self._file = self._parent = self._journal = self._inbox = -1
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._journal.close()
+        self._folders.close()
 
     def discard(self) -> None:
         """Remove it, with its journal."""
-        self._pending = b""
+        self._journal.drop()
         self._unwritten.clear()
         self._unwritten_bytes = 0
         self.suspend()
         with contextlib.suppress(OSError):
-            self._open_inbox()
             self._remove()
-        self.suspend()
         self._forget()
 
     # What comes.
@@ -259,12 +247,14 @@ class Draft:
             raise StorageError("more bytes came than it was said to have")
         with storing():
             if path:
-                self._leave_folders(path[:-1])
-            name = self._free_name(plain_name(path[-1])) if path else self._draft_name
+                self._folders.leave(path[:-1])
+            name = self._draft_name
+            if path:
+                name = _chosen(plain_name(path[-1]), self._folders.innermost())
             # The journal knows of it before it is there, so what is there is always known.
-            self._pending += _packed(entry=encoded, name=name)
-            self._write_journal()
-            self._make(_entry(packet, encoded, name), is_folder=is_folder, is_new=True)
+            self._journal.note(entry=encoded, name=name)
+            self._journal.write()
+            self._make(Entry.of(packet, encoded, name), is_folder=is_folder, is_new=True)
 
     def receive(self, data: memoryview) -> None:
         """Take bytes of the file that has begun.
@@ -296,7 +286,7 @@ class Draft:
             raise StorageError("a file did not arrive as it was sent")
         with storing():
             # With the next note: to read the file again after a crash is no harm.
-            self._pending += _packed(end=sha256)
+            self._journal.note(end=sha256)
             self._close_file()
 
     def end(self, sha256: bytes) -> None:
@@ -316,8 +306,8 @@ class Draft:
         if self.sha256 != sha256:
             raise StorageError("it did not arrive as it was sent")
         with storing():
-            self._leave_folders(None)
-            self._choose_name(plain_name(self.offer.name))
+            self._folders.leave(None)
+            self._choose_name()
 
     def flush(self) -> None:
         """Write what waits in memory.
@@ -327,7 +317,7 @@ class Draft:
         """
         self._write_unwritten()
         with storing():
-            self._write_journal()
+            self._journal.write()
 
     # Its name.
 
@@ -338,8 +328,9 @@ class Draft:
             StorageError: the disk does not take them.
         """
         with storing():
-            os.fsync(self._journal)
-            descriptor = os.open(self._draft_name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._inbox)
+            self._journal.sync()
+            flags = os.O_RDONLY | os.O_NOFOLLOW
+            descriptor = os.open(self._draft_name, flags, dir_fd=self._folders.inbox)
             try:
                 os.fsync(descriptor)
             finally:
@@ -352,19 +343,20 @@ class Draft:
             StorageError: that is not possible.
         """
         with storing():
-            if self._inbox < 0:
-                self._open_inbox()
             for _ in range(MAX_SAME_NAMES):
+                inbox = self._folders.inbox
                 try:
-                    self._rename(self.stored_as)
-                    os.fsync(self._inbox)
+                    give_name(
+                        self._draft_name, self.stored_as, inbox, is_folder=self.offer.is_folder
+                    )
+                    os.fsync(inbox)
                     self.is_named = True
                     return
                 except OSError as error:
-                    if error.errno not in _NAME_TAKEN:
+                    if error.errno not in NAME_TAKEN:
                         raise
-                self._choose_name(plain_name(self.offer.name))
-                os.fsync(self._journal)
+                self._choose_name()
+                self._journal.sync()
         raise StorageError("too many files of that name")
 
     def finish_naming(self) -> None:
@@ -374,22 +366,22 @@ class Draft:
             StorageError: that is not possible.
         """
         with storing():
-            self._open_inbox()
-            _close(self._journal)
-            self._open_journal(os.O_APPEND)
-            draft = _status(self._draft_name, self._inbox)
+            self._folders.open()
+            self._journal.open()
+            inbox = self._folders.inbox
+            draft = status(self._draft_name, inbox)
             if draft is None:
                 self.is_named = True
                 return
-            there = _status(self.stored_as, self._inbox)
+            there = status(self.stored_as, inbox)
             if there is not None and there.st_ino == draft.st_ino:
-                os.unlink(self._draft_name, dir_fd=self._inbox)
+                os.unlink(self._draft_name, dir_fd=inbox)
                 self.is_named = True
                 return
             if there is not None and self.offer.is_folder:
                 # The name had been taken with an empty folder, and not yet been replaced.
                 with contextlib.suppress(OSError):
-                    os.rmdir(self.stored_as, dir_fd=self._inbox)
+                    os.rmdir(self.stored_as, dir_fd=inbox)
         self.give_name()
 
     def last_change(self) -> float:
@@ -411,102 +403,29 @@ class Draft:
         """Where it stands in the inbox, once it has its name."""
         return self._folder / self.stored_as
 
-    def _choose_name(self, plain: str) -> None:
+    def _choose_name(self) -> None:
         """Choose a name that nothing has, and note it in place of how it came here."""
-        self.stored_as = self._free_name(plain, self._inbox)
-        note = self._head() + _packed(naming=self.stored_as, sha256=self.sha256)
-        self._pending = b""
-        os.lseek(self._journal, 0, os.SEEK_SET)
-        os.ftruncate(self._journal, 0)
-        os.write(self._journal, note)
-
-    def _rename(self, name: str) -> None:
-        inbox = self._inbox
-        if self.offer.is_folder:
-            # A rename replaces no folder but an empty one, and that one is ours: made just now.
-            os.mkdir(name, 0o700, dir_fd=inbox)
-            os.rename(self._draft_name, name, src_dir_fd=inbox, dst_dir_fd=inbox)
-            return
-        try:
-            # A link, unlike a rename, never replaces a file that is there.
-            os.link(
-                *(self._draft_name, name),
-                src_dir_fd=inbox,
-                dst_dir_fd=inbox,
-                follow_symlinks=False,
-            )
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # This file system has no links, so the name is taken first, and then replaced.
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=inbox))
-            os.replace(self._draft_name, name, src_dir_fd=inbox, dst_dir_fd=inbox)
-        else:
-            os.unlink(self._draft_name, dir_fd=inbox)
-
-    def _free_name(self, plain: str, folder: int | None = None) -> str:
-        if folder is None:
-            folder = self._parent_folder()
-        stem, suffix = os.path.splitext(plain)
-        for number in range(MAX_SAME_NAMES):
-            name = f"{stem} ({number}){suffix}" if number else plain
-            if _status(name, folder) is None:
-                return name
-        raise StorageError("too many files of that name")
+        self.stored_as = _chosen(plain_name(self.offer.name), self._folders.inbox)
+        self._journal.clear()
+        self._note_offer()
+        self._journal.note(naming=self.stored_as, sha256=self.sha256)
+        self._journal.write()
 
     # Files and folders on the disk.
 
-    def _make(self, entry: _Entry, *, is_folder: bool, is_new: bool) -> None:
+    def _make(self, entry: Entry, *, is_folder: bool, is_new: bool) -> None:
         """Make a file or a folder in the open folder, and go into it."""
         if not is_folder:
             self._entry, self._offset, self._hash = entry, 0, hashlib.sha256()
             self._open_file(entry.name, os.O_CREAT | (os.O_EXCL if is_new else 0))
             return
-        try:
-            os.mkdir(entry.name, 0o700, dir_fd=self._parent_folder())
-        except FileExistsError:
-            if is_new:
-                raise
+        self._folders.make(entry, is_new=is_new)
         self._heads.update(entry.encoded)
         self.entries += 1
-        self._folders.append(entry)
-        self._close_parent()
-
-    def _parent_folder(self) -> int:
-        """Return a descriptor of the folder that is being filled."""
-        if self._parent < 0:
-            self._parent = self._open_folder(len(self._folders))
-        return self._parent
-
-    def _open_folder(self, depth: int) -> int:
-        """Walk to one of the folders that are open, without a link."""
-        descriptor = os.dup(self._inbox)
-        for folder in self._folders[:depth]:
-            try:
-                inner = os.open(folder.name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=descriptor)
-            finally:
-                os.close(descriptor)
-            descriptor = inner
-        return descriptor
-
-    def _leave_folders(self, parts: list[str] | None) -> None:
-        """Leave the folders that are complete; ``parts`` lead to the one in which it goes on."""
-        wanted = 0 if parts is None else len(parts) + 1
-        inner = [folder.part for folder in self._folders[1:wanted]]
-        if parts is not None and (len(self._folders) < wanted or inner != parts):
-            raise RemoteProtocolError(Code.MALFORMED, "an entry outside of the open folders")
-        while len(self._folders) > wanted:
-            descriptor = self._open_folder(len(self._folders))
-            try:
-                folder = self._folders.pop()
-                _set_attributes(descriptor, folder.mode & 0o777 | 0o700, folder.modified)
-            finally:
-                os.close(descriptor)
-            self._close_parent()
 
     def _open_file(self, name: str, flags: int = 0) -> None:
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        folder = self._parent_folder()
+        folder = self._folders.innermost()
         try:
             self._file = os.open(name, flags | os.O_RDWR, 0o600, dir_fd=folder)
         except PermissionError:
@@ -518,7 +437,7 @@ class Draft:
     def _close_file(self) -> None:
         entry = self._entry
         assert entry is not None
-        _set_attributes(self._file, entry.mode & 0o777 | 0o400, entry.modified)
+        entry.set_attributes(self._file, 0o400)
         os.close(self._file)
         self._file = -1
         self._heads.update(entry.encoded)
@@ -541,23 +460,11 @@ class Draft:
                 self.got_bytes += written
                 view = view[written:]
 
-    def _close_parent(self) -> None:
-        _close(self._parent)
-        self._parent = -1
-
-    def _open_inbox(self) -> None:
-        _close(self._inbox)
-        self._inbox = os.open(self._folder, _FOLDER_FLAGS)
-
     # The journal.
 
-    def _open_journal(self, flags: int) -> None:
-        flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._journal = os.open(self._journal_name, flags, 0o600, dir_fd=self._inbox)
-
-    def _head(self) -> bytes:
+    def _note_offer(self) -> None:
         offer = self.offer
-        return _packed(
+        self._journal.note(
             transfer=offer.transfer,
             device_id=offer.device_id,
             item=offer.name,
@@ -566,11 +473,6 @@ class Draft:
             entries=offer.entries,
         )
 
-    def _write_journal(self) -> None:
-        if self._pending:
-            pending, self._pending = self._pending, b""
-            os.write(self._journal, pending)
-
     def _read_again(self) -> None:
         """Look whether what is on the disk is what the journal says, and go on from there.
 
@@ -578,15 +480,12 @@ class Draft:
             DamagedDraftError: it is not.
         """
         self._forget()
-        notes = _notes(self._folder / self._journal_name)
         end = 0
-        for number, (note, note_end) in enumerate(notes):
+        for number, (note, note_end) in enumerate(self._journal.notes()):
             if number:
                 self._play(note)
             end = note_end
-        self._open_journal(0)
-        os.ftruncate(self._journal, end)
-        os.lseek(self._journal, end, os.SEEK_SET)
+        self._journal.open_at(end)
         if self._entry is not None:
             self._hash_again_when_it_differs()
         self.is_read = True
@@ -598,8 +497,8 @@ class Draft:
                 packet = codec.decode(encoded)
                 path, is_folder = packet["path"], packet["folder"]
                 if path:
-                    self._leave_folders(path[:-1])
-                self._make(_entry(packet, encoded, name), is_folder=is_folder, is_new=False)
+                    self._folders.leave(path[:-1])
+                self._make(Entry.of(packet, encoded, name), is_folder=is_folder, is_new=False)
             case {"end": bytes(sha256)}:
                 self._hash_again_when_it_differs()
                 if self._entry is None or self._hash.digest() != sha256:
@@ -632,8 +531,7 @@ class Draft:
 
     def _remove(self) -> None:
         remove(self._folder, self._draft_name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._journal_name, dir_fd=self._inbox)
+        remove(self._folder, self._journal_name)
 
     @contextlib.contextmanager
     def _discarded_on_failure(self) -> Iterator[None]:
@@ -667,45 +565,13 @@ def storage_error(error: OSError) -> StorageError:
     return StorageError(f"the receiver cannot store it: {error.strerror}")
 
 
-def _packed(**values: Any) -> bytes:
-    packed: bytes = msgpack.packb(values)
-    return packed
+def _chosen(plain: str, folder: int) -> str:
+    """Return a name that nothing in a folder has.
 
-
-def _notes(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the notes of a journal, each with where it ends, up to the first that is damaged."""
-    decoder = codec.Decoder()
-    try:
-        with open(path, "rb") as file:
-            while data := file.read(READ_BYTES):
-                decoder.receive_data(data)
-                while (note := decoder.next_map()) is not None:
-                    yield note, decoder.consumed_bytes
-    except RemoteProtocolError:
-        return
-    except OSError as error:
-        raise DamagedDraftError(str(error.strerror)) from None
-
-
-def _entry(packet: dict[str, Any], encoded: bytes, name: str) -> _Entry:
-    part = packet["path"][-1] if packet["path"] else ""
-    return _Entry(encoded, name, part, packet["size"], packet["mode"], packet["modified"])
-
-
-def _set_attributes(descriptor: int, mode: int, modified: int) -> None:
-    os.fchmod(descriptor, mode)
-    # A time that this file system does not know is no reason to lose the file.
-    with contextlib.suppress(OSError, OverflowError):
-        os.utime(descriptor, ns=(modified, modified))
-
-
-def _status(name: str, folder: int) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _close(descriptor: int) -> None:
-    if descriptor >= 0:
-        os.close(descriptor)
+    Raises:
+        StorageError: there are too many of that name.
+    """
+    name = free_name(plain, folder)
+    if name is None:
+        raise StorageError("too many files of that name")
+    return name

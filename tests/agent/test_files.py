@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -277,13 +277,13 @@ class BreakTests(FilesTestCase):
     def test_a_crash_around_the_giving_of_a_name(self) -> None:
         """Between the note, the name, and the record: always one, and listed once."""
         for kind in ("file", "folder"):
-            for moment in ("_rename", "commit"):
+            for moment in ("give_name", "commit"):
                 name = f"{kind} {moment}"
                 path = self.file(b"x" * 100, name) if kind == "file" else self.folder(name)
-                owner = draft_module.Draft if moment == "_rename" else self.world.receivers.records
+                owner: Any = draft_module if moment == "give_name" else self.world.receivers.records
                 original = getattr(owner, moment)
 
-                def crash(*arguments: object) -> None:
+                def crash(*arguments: object, **options: object) -> None:
                     raise _Crash
 
                 setattr(owner, moment, crash)
