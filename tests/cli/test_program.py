@@ -304,13 +304,20 @@ class CommandTests(TestCase):
         with contextlib.redirect_stderr(said):
             progress = Progress()
             progress.tell("waiting: early", is_waiting=True)
-            progress.update({"file": "x", "sent_bytes": 50, "size_bytes": 100})
+            progress.update({"file": "x", "total_sent_bytes": 50, "total_bytes": 100})
             progress.tell("waiting: bob is away", is_waiting=True)
             progress.tell("going on", is_waiting=False)
-            progress.update({"file": "x", "sent_bytes": 100, "size_bytes": 100})
+            progress.update({"file": "y", "total_sent_bytes": 100, "total_bytes": 100})
             progress.close()
         shown = said.getvalue()
-        for words in ("waiting: early\n", "waiting: bob is away\n", ", waiting]", "going on\n"):
+        for words in (
+            "x:  50%",
+            "y: 100%",
+            "waiting: early\n",
+            "waiting: bob is away\n",
+            ", waiting]",
+            "going on\n",
+        ):
             self.assertIn(words, shown)
         self.assertNotIn("waiting", shown.rpartition("going on")[2])
 

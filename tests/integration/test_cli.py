@@ -420,9 +420,38 @@ class TalkTests(CommandLineTestCase):
     def test_what_is_no_file_is_not_sent(self) -> None:
         os.mkfifo(self.folder / "pipe")
         whole = self.file("whole", b"whole")
-        for name in ("missing", ".", "pipe"):
+        for name in ("missing", "pipe"):
             path = str(self.folder / name)
             self.assert_refused(self.alice.run("send", "bob", str(whole), path), path)
+
+    def test_folders_arrive_and_what_is_not_sent_is_named(self) -> None:
+        trip = self.folder / "trip"
+        (trip / "day 1" / "nothing").mkdir(parents=True)
+        (trip / "day 1" / "a.txt").write_bytes(b"x" * 1500)
+        (trip / "b.txt").write_bytes(b"y")
+        (trip / "b.txt").chmod(0o640)
+        os.utime(trip / "b.txt", (1e9, 1e9))
+        (trip / "link\n").symlink_to("/etc/passwd")
+        single = self.file("single.txt", b"z")
+        done = self.alice.run("send", "bob", ".", str(single), folder=trip)
+        self.assertEqual(0, done.returncode, done)
+        one, two, total = done.stdout.splitlines()
+        self.assertRegex(one, r"^sent trip: 2 files, 1\.5 kB.*, each checked by its SHA-256$")
+        self.assertRegex(two, r"^sent single\.txt: 1 byte.*, SHA-256 [0-9a-f]{64}$")
+        self.assertRegex(total, r"^2 sent: 1\.5 kB in .*/s$")
+        self.assertIn(f"not sent, neither a file nor a folder: {trip}/link\\n", done.stderr)
+        (item,) = [i for i in self.bob.json("inbox")["items"] if i["kind"] == "folder"]
+        stored = Path(item["path"])
+        self.assertEqual(b"x" * 1500, (stored / "day 1" / "a.txt").read_bytes())
+        self.assertTrue((stored / "day 1" / "nothing").is_dir())
+        status = (stored / "b.txt").stat()
+        self.assertEqual((0o640, 1e9), (status.st_mode & 0o7777, status.st_mtime))
+        self.assertRegex(self.bob.ok("inbox"), r"alice  sent a folder of 1\.5 kB: /\S+inbox/trip")
+        out = self.alice.ok("send", "bob", "--json", str(trip))
+        event, result = map(json.loads, out.splitlines())
+        self.assertEqual(("folder", 2, 1), (event["kind"], event["files"], event["skipped_count"]))
+        self.assertEqual(1501, result["total_bytes"])
+        self.assertGreater(result["bytes_per_second"], 0)
 
     def test_progress_is_for_people_only(self) -> None:
         path = self.file("seen.bin", b"\x01" * 3_000_000)
@@ -493,7 +522,7 @@ class TalkTests(CommandLineTestCase):
 
     def drafts(self) -> list[Path]:
         """Return what is half written in bob's inbox."""
-        return list((self.bob.home / "inbox").glob(".*"))
+        return list((self.bob.home / "inbox").glob(".*.abst-partial"))
 
     # What goes wrong.
 
