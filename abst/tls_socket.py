@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, cast
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IProtocol,
     IReadWriteDescriptor,
@@ -206,11 +207,17 @@ class _State(enum.Enum):
     EXPECTING = "no byte has come"
     HANDSHAKE = "TLS handshake"
     OPEN = "open"
+    ENDING = "writing what waits, then closing this direction; the other one goes on"
+    ENDED = "this direction is closed; the other one goes on"
+    TAKING = "the other side sends nothing more; this direction goes on"
     CLOSING = "writing what waits, then closing"
     LINGERING = "throwing away what still comes"
     GIVEN_BACK = "the owner is about to close the socket"
     PLAIN = "not TLS: handed over"
     LOST = "lost"
+
+
+_READABLE: Final = (_State.OPEN, _State.ENDING, _State.ENDED)
 
 
 @implementer(ITransport, IReadWriteDescriptor)
@@ -219,7 +226,9 @@ class TlsSocket:
 
     To Twisted's transport, which stays the socket's owner, it is the protocol that hears when the
     connection is lost. To the reactor it is a descriptor. To the realm's protocol it is the
-    transport, with ``write``, ``loseConnection``, ``abortConnection`` and a push producer.
+    transport, with ``write``, ``loseConnection``, ``abortConnection`` and a push producer. A
+    protocol that provides ``IHalfCloseableProtocol`` hears of ``close_notify`` as the end of one
+    direction; for others it is the end of the connection.
     """
 
     __slots__ = (
@@ -329,7 +338,7 @@ class TlsSocket:
             self._reactor.removeWriter(self)
             self._shake_hands()
             return
-        if self._state not in (_State.OPEN, _State.CLOSING):
+        if self._state not in (_State.OPEN, _State.ENDING, _State.TAKING, _State.CLOSING):
             # It was its turn to read before, and it ended; the number may be its owner's by now.
             return
         waiting_bytes = sum(map(len, self._unsent))
@@ -341,14 +350,16 @@ class TlsSocket:
         match self._state:
             case _State.CLOSING:
                 self._say_goodbye()
-            case _State.OPEN if self._producer is not None:
+            case _State.ENDING:
+                self._end_writing()
+            case _State.OPEN | _State.TAKING if self._producer is not None:
                 self._producer.resumeProducing()
 
     # As the transport of the realm's protocol.
 
     def write(self, data: bytes) -> None:
         """Encrypt and send, at once where the socket takes it; open connections only."""
-        if self._state is not _State.OPEN or not data:
+        if not data or (self._state is not _State.OPEN and self._state is not _State.TAKING):
             return
         waiting = bool(self._unsent)
         self._unsent.append(data)
@@ -366,12 +377,21 @@ class TlsSocket:
 
     def loseConnection(self) -> None:
         """Close once everything has been written."""
-        if self._state in (_State.EXPECTING, _State.HANDSHAKE):
+        if self._state in (_State.EXPECTING, _State.HANDSHAKE, _State.ENDED):
             self._say_goodbye()
-        elif self._state is _State.OPEN:
+        elif self._state in (_State.OPEN, _State.ENDING, _State.TAKING):
             self._state = _State.CLOSING
             if not self._unsent:
                 self._say_goodbye()
+
+    def loseWriteConnection(self) -> None:
+        """Close this direction once everything has been written; go on reading."""
+        if self._state is _State.TAKING:
+            self.loseConnection()
+        elif self._state is _State.OPEN:
+            self._state = _State.ENDING
+            if not self._unsent:
+                self._end_writing()
 
     def abortConnection(self) -> None:
         """Close now; what has not been written is lost."""
@@ -384,13 +404,13 @@ class TlsSocket:
     def pauseProducing(self) -> None:
         """Read no more for now: what comes waits in the kernel, and then at its sender."""
         self._is_paused = True
-        if self._state is _State.OPEN:
+        if self._state in _READABLE:
             self._reactor.removeReader(self)
 
     def resumeProducing(self) -> None:
         """Read on."""
         self._is_paused = False
-        if self._state is _State.OPEN:
+        if self._state in _READABLE:
             self._reactor.addReader(self)
 
     def hand_over(self, protocol: IProtocol) -> None:
@@ -436,8 +456,14 @@ class TlsSocket:
             return False
         if self._state is _State.HANDSHAKE:
             return self._shake_hands()
+        if self._state in _READABLE:
+            return True
         if self._state is _State.LINGERING:
             self._throw_away()
+        elif self._state is _State.TAKING:
+            # It is not to be read from, so the reactor calls because it has failed.
+            if self._handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.abortConnection()
         elif self._state is _State.CLOSING:
             # Nothing is read any more, and level-triggered readiness would only spin.
             self._reactor.removeReader(self)
@@ -499,6 +525,27 @@ class TlsSocket:
         except (SSL.Error, SSL.SysCallError) as problem:
             self._ended(problem)
 
+    def _end_writing(self) -> None:
+        """Say that nothing more comes from here."""
+        try:
+            self._tls.shutdown()
+        except SSL.WantWriteError:
+            self._reactor.addWriter(self)
+            return
+        except (SSL.Error, SSL.SysCallError):
+            self.abortConnection()
+            return
+        self._state = _State.ENDED
+
+    def _other_side_ended(self) -> None:
+        """Tell the protocol that nothing more comes from the other side."""
+        self._reactor.removeReader(self)
+        was_ended = self._state is _State.ENDED
+        self._state = _State.TAKING if self._state is _State.OPEN else _State.CLOSING
+        cast(IHalfCloseableProtocol, self._protocol).readConnectionLost()
+        if was_ended and self._state is _State.CLOSING:
+            self._close()
+
     def _say_goodbye(self) -> None:
         """Close our direction; go on reading for a while, so that the last word is not lost."""
         with contextlib.suppress(SSL.Error, SSL.SysCallError):
@@ -531,6 +578,13 @@ class TlsSocket:
 
     def _ended(self, problem: Exception) -> None:
         """Close after the other side closed, or after TLS or the socket failed."""
+        if (
+            isinstance(problem, SSL.ZeroReturnError)
+            and self._state in _READABLE
+            and IHalfCloseableProtocol.providedBy(self._protocol)
+        ):
+            self._other_side_ended()
+            return
         self._unsent.clear()
         if isinstance(problem, SSL.SysCallError):
             self.abortConnection()

@@ -51,14 +51,23 @@ def read_to_the_end(connection: socket.socket) -> bytes | None:
     return bytes(found)
 
 
-def perform(play: Play, openings: Sequence[Callable[[], socket.socket]]) -> None:
+def perform(
+    play: Play,
+    openings: Sequence[Callable[[], socket.socket]],
+    read: Callable[[socket.socket], bytes | None] = read_to_the_end,
+) -> None:
     """Do what a play says, then end both sides in order; check what each side has got.
+
+    Args:
+        play: who does what.
+        openings: each makes the connection of one side.
+        read: returns what a side gets until the end, or None when that is an error.
 
     Raises:
         AssertionError: a side got an end in order without all the bytes before it, or an error
             although the other side ended in order.
     """
-    sides = [Side(opening) for opening in openings]
+    sides = [Side(opening, read) for opening in openings]
     for index, act, size in [*play, (0, Act.OPEN, 0), (1, Act.OPEN, 0)]:
         sides[index].do(act, size)
     for side in sides:
@@ -85,8 +94,13 @@ class Side:
         is_closed: whether it has closed the connection, and so does not read.
     """
 
-    def __init__(self, opening: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self,
+        opening: Callable[[], socket.socket],
+        read: Callable[[socket.socket], bytes | None],
+    ) -> None:
         self._opening = opening
+        self._read_all = read
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._read)
         self._random = random.Random(7)
@@ -99,7 +113,7 @@ class Side:
 
     def _read(self) -> None:
         assert self._socket is not None
-        self.got = read_to_the_end(self._socket)
+        self.got = self._read_all(self._socket)
 
     def do(self, act: Act, size: int) -> None:
         """Do something, if it is possible still."""

@@ -26,7 +26,7 @@ from abst.realm.circuits import Circuit
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.legs import Leg, join_in_user_space
 from abst.realm.limits import Limits
-from abst.realm.pipes import Pipes
+from abst.realm.pipes import MAX_PIPES, Pipes
 from abst.realm.plain import PlainConnection
 from abst.realm.splicing import CAN_SPLICE, join_by_splicing
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
@@ -176,6 +176,11 @@ class RealmProtocol(Protocol):
         self._writable = False
 
 
+def hard_limit_of(limits: Limits) -> int:
+    """Return how many connections a realm accepts, beside the legs of circuits."""
+    return limits.connections + max(16, limits.connections // 10)
+
+
 class RealmFactory(Factory):
     """A realm: give it to any stream endpoint's ``listen``.
 
@@ -186,6 +191,7 @@ class RealmFactory(Factory):
         certificate_file: a PEM chain to show instead of the identity's certificate.
         key_file: its PEM key.
         splices: whether the kernel joins the legs of circuits, where it can.
+        pipes: how many pipes it may have for that.
 
     Attributes:
         newcomers: connections without TLS whose first packet has not come whole.
@@ -204,6 +210,7 @@ class RealmFactory(Factory):
         certificate_file: str | None = None,
         key_file: str | None = None,
         splices: bool = True,
+        pipes: int = MAX_PIPES,
     ) -> None:
         self.identity = identity
         self.realm = Realm(limits or Limits(), os.urandom, random.random)
@@ -215,7 +222,7 @@ class RealmFactory(Factory):
         self.numbers = itertools.count(1)
         self.call_later = reactor.callLater
         self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
-        self._pipes = Pipes()
+        self._pipes = Pipes(pipes)
         self.newcomers: set[PlainConnection] = set()
         self.legs: set[Any] = set()
         self._timer: Any = None
@@ -224,7 +231,10 @@ class RealmFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return the protocol for an accepted connection: TLS, then ``RealmProtocol``."""
-        if len(self.realm.conversations) + len(self.newcomers) >= self.hard_limit:
+        conversations = len(self.realm.conversations)
+        unknown = conversations + len(self.newcomers)
+        in_all = conversations + len(self.legs)
+        if unknown >= self.hard_limit or in_all >= self.hard_limit + 2 * self.realm.limits.circuits:
             # Not even a handshake can be afforded, so there is nobody to tell.
             self.realm.counters.refused_connections[Code.REALM_FULL] += 1
             return None
@@ -239,8 +249,11 @@ class RealmFactory(Factory):
 
     @property
     def hard_limit(self) -> int:
-        """How many connections are accepted at all, those included that are only to be refused."""
-        return self.realm.limits.connections + max(16, self.realm.limits.connections // 10)
+        """How many connections are accepted at all, those included that are only to be refused.
+
+        Legs of circuits come on top.
+        """
+        return hard_limit_of(self.realm.limits)
 
     def settle(self) -> None:
         """Flush every touched conversation, then re-arm the one timer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import sys
@@ -22,7 +23,9 @@ from abst.address import RealmAddress
 from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
 from abst.realm.config import Config
-from abst.realm.protocol import RealmFactory
+from abst.realm.limits import Limits
+from abst.realm.pipes import MAX_PIPES
+from abst.realm.protocol import RealmFactory, hard_limit_of
 
 IDENTITY_FILE = "identity.pem"
 ADDRESS_FILE = "address"
@@ -30,6 +33,9 @@ GOODBYE_SECONDS = 3.0
 
 SPARE_FILES = 2048
 """What is open beside connections that are kept: logs, ports, connections about to be refused."""
+
+PIPES_SHARE = 16
+"""Of so many files that may be open, one pipe's: it has two ends, and each direction takes one."""
 
 
 def write_line(text: str) -> None:
@@ -84,16 +90,17 @@ class RealmService(Service):
         try:
             make_state_folder(config.state)
             identity = Identity.load_or_create(config.state / IDENTITY_FILE)
+            limits, pipes = self._affordable(config.limits)
             self.factory = RealmFactory(
                 self._reactor,
                 identity,
-                config.limits,
+                limits,
                 certificate_file=None if config.certificate is None else str(config.certificate),
                 key_file=None if config.key is None else str(config.key),
+                pipes=pipes,
             )
         except (AbstError, OSError, ValueError) as error:
             raise SystemExit(f"abst-realm: {error}") from None
-        allow_open_files(config.limits.connections + SPARE_FILES)
         starting = ensureDeferred(self._start(self.factory))
         # Ports are opened at once, as a rule, and then it is known already how that went.
         problems: list[Failure] = []
@@ -102,6 +109,20 @@ class RealmService(Service):
             raise SystemExit(f"abst-realm: {problems[0].value}") from None
         if not starting.called:
             starting.addCallback(lambda _: self._give_up(problems))
+
+    def _affordable(self, limits: Limits) -> tuple[Limits, int]:
+        """Return the limits that the system's own limit of open files leaves, and of pipes."""
+        files = allow_open_files(files_for(limits))
+        affordable, pipes = limits_within(limits, files)
+        if affordable != limits:
+            self.log.warn(
+                "the system allows {files} open files, so there will be at most {connections} "
+                "connections and {circuits} circuits; raise LimitNOFILE for more",
+                files=files,
+                connections=affordable.connections,
+                circuits=affordable.circuits,
+            )
+        return affordable, pipes
 
     async def _start(self, factory: RealmFactory) -> None:
         for description in self._config.listen:
@@ -145,7 +166,7 @@ class RealmService(Service):
             return
         factory.stop()
         waited = 0.0
-        while factory.realm.conversations and waited < GOODBYE_SECONDS:
+        while not factory.is_idle and waited < GOODBYE_SECONDS:
             await deferLater(self._reactor, 0.05, lambda: None)
             waited += 0.05
 
@@ -164,17 +185,49 @@ def make_state_folder(path: Path) -> None:
         raise ConfigurationError("--state", None, f"{path}: this user may not write there")
 
 
-def allow_open_files(number: int) -> None:
-    """Raise this process's limit of open files to that number, as far as the system lets it."""
+def files_for(limits: Limits) -> int:
+    """Return how many files are open at most while all limits are reached."""
+    return hard_limit_of(limits) + 2 * limits.circuits + 2 * MAX_PIPES + SPARE_FILES
+
+
+def limits_within(limits: Limits, files: int) -> tuple[Limits, int]:
+    """Return limits that so many open files suffice for, and how many pipes there may be.
+
+    What is told to be full is better than what fails, so the numbers of connections and of
+    circuits are lowered alike, and something is left over.
+    """
+    if files >= files_for(limits):
+        return limits, MAX_PIPES
+    pipes = min(MAX_PIPES, files // PIPES_SHARE)
+    left = files - min(SPARE_FILES, files // 4) - 2 * pipes
+    share = left / (hard_limit_of(limits) + 2 * limits.circuits)
+    if share >= 1:
+        return limits, pipes
+    lowered = dataclasses.replace(
+        limits,
+        connections=max(1, int(limits.connections * share)),
+        circuits=int(limits.circuits * share),
+    )
+    return lowered, pipes
+
+
+def allow_open_files(number: int) -> int:
+    """Raise this process's limit of open files to that number, as far as the system lets it.
+
+    Returns:
+        How many may be open now; the number itself where nothing tells.
+    """
     try:
         import resource
     except ImportError:
-        return
+        return number
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return number if allowed == resource.RLIM_INFINITY else allowed
 
 
 def reachable_host(bound: str) -> str:

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import random
+import resource
 import socket
 import ssl
-import struct
 import threading
+import time
 from typing import Any
 
+from hypothesis import HealthCheck, given, settings
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from abst import codec
+from abst.errors import Code, RemoteProtocolError
 from abst.identity import Identity
 from abst.packets import REALM_TO_DEVICE, Circuit, ConnectToDevice, Error, Leg, parse
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
+from abst.realm.pipes import MAX_PIPES
 from tests.carriers import (
     Behaviour,
+    PlainReactor,
     TimeOnlyReactor,
+    in_reactor,
     in_thread,
     running_reactor,
     until,
 )
 from tests.integration.raw_client import RawDevice, client_context, identities
+from tests.plays import Play, perform, plays, read_to_the_end, reset
 
 REALM_IDENTITY = Identity.generate()
 ALICE, BOB, CAROL = identities(3)
+
+MANY_BYTES = 200_000_000
+"""More than all buffers on the way take."""
 
 
 def read_exactly(connection: socket.socket, size: int) -> bytes:
@@ -43,17 +56,6 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def read_to_the_end(connection: socket.socket) -> bytes | None:
-    """Return all bytes until the other side's end, or None when the connection fails."""
-    found = bytearray()
-    try:
-        while data := connection.recv(1 << 18):
-            found += data
-    except (ConnectionError, ssl.SSLError):
-        return None
-    return bytes(found)
-
-
 def error_of(connection: socket.socket) -> Error:
     """Return the Error with which the realm has closed a leg."""
     data = read_to_the_end(connection)
@@ -63,17 +65,32 @@ def error_of(connection: socket.socket) -> Error:
     return packet
 
 
-def reset(connection: socket.socket) -> None:
-    """Close a socket as a process that crashes does."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+def read_leg(connection: socket.socket) -> bytes | None:
+    """Return what the other end has sent until its end, or None when the realm says anything."""
+    data = read_to_the_end(connection)
+    if data and data[0] & 0xF0 == 0x80:
+        with contextlib.suppress(RemoteProtocolError):
+            parse(codec.decode(data), REALM_TO_DEVICE)
+            return None
+    return data
+
+
+def open_files() -> int:
+    """Return how many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def memory_kib() -> int:
+    """Return how much memory this process has used at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class CircuitBehaviour(Behaviour):
     """What circuits do, whatever carries them; the subclasses say what does."""
 
     splices = True
-    limits = Limits()
+    pipes = MAX_PIPES
+    limits = Limits(circuit_requests_per_minute=100_000)
     inside_tls = (False, False)
     """Whether the asker's leg is inside TLS, and the target's."""
 
@@ -82,8 +99,13 @@ class CircuitBehaviour(Behaviour):
 
     def setUp(self) -> Any:
         self.sockets: list[Any] = []
+        self.devices: list[RawDevice] = []
         self.factory = RealmFactory(
-            self.make_reactor(), REALM_IDENTITY, self.limits, splices=self.splices
+            self.make_reactor(),
+            REALM_IDENTITY,
+            self.limits,
+            splices=self.splices,
+            pipes=self.pipes,
         )
         self.realm = self.factory.realm
         return ensureDeferred(self.listen())
@@ -108,6 +130,10 @@ class CircuitBehaviour(Behaviour):
         self.assertEqual({}, self.realm.circuits._awaited)
         self.assertEqual(set(), self.factory.newcomers)
         self.assertIsNone(self.realm.next_deadline())
+
+    def set_limits(self, **limits: float) -> None:
+        """Change limits of circuits, before there is one."""
+        self.realm.circuits.limits = Limits(**limits)  # type: ignore[arg-type]
 
     def join(self, identity: Identity) -> RawDevice:
         """Return a device on whose connection Hello has been answered."""
@@ -149,14 +175,15 @@ class CircuitBehaviour(Behaviour):
 
     def circuit(self) -> tuple[socket.socket, socket.socket]:
         """Return both ends of a circuit that is joined."""
-        devices = self.join(ALICE), self.join(BOB)
-        offers = self.ask(*devices)
+        before = self.realm.counters.circuits_joined
+        if not self.devices:
+            self.devices = [self.join(ALICE), self.join(BOB)]
+        offers = self.ask(*self.devices)
         first, second = (
             self.leg(identity, offer.token, inside)
             for identity, offer, inside in zip((ALICE, BOB), offers, self.inside_tls, strict=True)
         )
-        joined = self.realm.counters
-        until(lambda: joined.circuits_joined, "the circuit")
+        until(lambda: self.realm.counters.circuits_joined > before, "the circuit")
         return first, second
 
     def until_over(self) -> None:
@@ -196,16 +223,207 @@ class CircuitBehaviour(Behaviour):
         self.assertIsNone(read_to_the_end(bob))
         self.until_over()
 
+    @in_thread
+    def test_one_end_that_does_not_read_pauses_the_other_and_nobody_else(self) -> None:
+        alice, bob = self.circuit()
+        carol, dave = self.circuit()
+        alice.settimeout(0.5)
+        before = memory_kib()
+        sent = 0
+        # Inside TLS, what a timeout interrupts is lost for the connection, so nothing follows it.
+        with contextlib.suppress(TimeoutError, ssl.SSLError):
+            while sent < MANY_BYTES:
+                sent += alice.send(bytes(65536))
+        self.assertLess(sent, MANY_BYTES)
+        self.assertLess(memory_kib() - before, 8 * 1024)
+        for source, target in ((bob, alice), (carol, dave), (dave, carol)):
+            source.sendall(b"still there")
+            self.assertEqual(b"still there", read_exactly(target, 11))
+        self.assertEqual(bytes(sent), read_exactly(bob, sent))
 
-class PlainInUserSpaceTests(CircuitBehaviour, TestCase):
+    @in_thread
+    def test_no_descriptor_is_left(self) -> None:
+        self.circuit()
+        before = open_files()
+        for _ in range(5):
+            alice, bob = self.circuit()
+            alice.sendall(b"x" * 100_000)
+            read_exactly(bob, 100_000)
+            reset(alice)
+            self.assertIsNone(read_to_the_end(bob))
+            bob.close()
+        until(lambda: len(self.realm.circuits) == 1, "the end of all but the first")
+        until(lambda: open_files() <= before + 2, "the end of their descriptors")
+
+    @in_thread
+    def test_the_asker_is_told_that_the_target_refuses(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+        for comes_first in (True, False):
+            offer, other = self.ask(alice, bob)
+            said = Error("circuit_refused", "no", about=1, circuit=other.circuit)
+            if comes_first:
+                leg = self.leg(ALICE, offer.token, self.inside_tls[0], b"early bytes")
+                until(lambda: self.factory.legs, "the leg")
+                bob.send(said)
+            else:
+                bob.send(said)
+                until(lambda: len(self.realm.circuits._awaited) == 1, "the refusal")
+                leg = self.leg(ALICE, offer.token, self.inside_tls[0], b"early bytes")
+            self.assertEqual(Code.CIRCUIT_REFUSED, error_of(leg).code)
+            leg.close()
+            self.until_over()
+
+    @in_thread
+    def test_the_other_leg_does_not_come(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+        self.set_limits(circuit_meet_seconds=0.1)
+        offer, _ = self.ask(alice, bob)
+        leg = self.leg(ALICE, offer.token, self.inside_tls[0], bytes(1000))
+        self.assertEqual(Code.CIRCUIT_UNANSWERED, error_of(leg).code)
+
+    @in_thread
+    def test_the_other_leg_goes_away_again(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+        offer, other = self.ask(alice, bob)
+        reset(self.leg(BOB, other.token, self.inside_tls[1]))
+        # It is not read from, so nobody may have noticed yet: then the end follows the beginning.
+        leg = self.leg(ALICE, offer.token, self.inside_tls[0])
+        with contextlib.suppress(AssertionError):
+            self.assertEqual(Code.CIRCUIT_UNANSWERED, error_of(leg).code)
+        self.until_over()
+
+    @in_thread
+    def test_a_token_is_good_once(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+        offer, _ = self.ask(alice, bob)
+        self.leg(ALICE, offer.token, self.inside_tls[0])
+        until(lambda: len(self.realm.circuits._awaited) == 1, "the leg")
+        for inside in (False, True):
+            again = self.leg(ALICE, offer.token, inside)
+            self.assertEqual(Code.WRONG_TOKEN, error_of(again).code)
+
+    @in_thread
+    def test_a_stop_tells_who_waits_and_resets_who_is_joined(self) -> None:
+        joined = self.circuit()
+        offer, _ = self.ask(self.join(ALICE), self.join(BOB))
+        waits = self.leg(ALICE, offer.token, self.inside_tls[0], b"early")
+        silent = self.plain()
+        silent.sendall(b"\x82")
+        until(lambda: len(self.factory.newcomers) == 1, "the silent one")
+        until(lambda: len(self.realm.circuits._awaited) == 1, "the leg that waits")
+        in_reactor(self.factory.stop)
+        self.assertEqual(Code.RESTARTING, error_of(waits).code)
+        self.assertEqual(Code.RESTARTING, error_of(silent).code)
+        for leg in joined:
+            self.assertIsNone(read_to_the_end(leg))
+        self.until_over()
+
+    @in_thread
+    def test_nothing_goes_for_too_long(self) -> None:
+        self.set_limits(circuit_idle_seconds=0.2)
+        legs = self.circuit()
+        for leg in legs:
+            self.assertIsNone(read_to_the_end(leg))
+        for device in self.devices:
+            error = device.receive_error()
+            self.assertEqual((Code.CIRCUIT_IDLE, 1), (error.code, error.about))
+            self.assertEqual(8, len(error.circuit or b""))
+        self.until_over()
+
+    @in_thread
+    def test_more_bytes_than_may(self) -> None:
+        self.set_limits(circuit_bytes=100_000)
+        alice, bob = self.circuit()
+        alice.sendall(bytes(60_000))
+        read_exactly(bob, 60_000)
+        bob.sendall(bytes(40_000))
+        read_exactly(alice, 40_000)
+        bob.sendall(b"x")
+        for leg in (alice, bob):
+            self.assertIsNone(read_to_the_end(leg))
+        for device in self.devices:
+            self.assertEqual(Code.CIRCUIT_SPENT, device.receive_error().code)
+
+    @in_thread
+    def test_not_faster_than_it_may(self) -> None:
+        rate = 2_000_000
+        self.set_limits(circuit_bytes_per_second=rate)
+        alice, bob = self.circuit()
+        # A second's bytes go at once; these are a second's, and half of the next one's.
+        data = random.Random(3).randbytes(rate * 3 // 2)
+        begun = time.monotonic()
+        sender = threading.Thread(target=alice.sendall, args=(data,))
+        sender.start()
+        self.assertEqual(data, read_exactly(bob, len(data)))
+        sender.join()
+        # The last piece arrives before it is waited for.
+        self.assertGreater(time.monotonic() - begun, 0.25)
+        self.assertLess(time.monotonic() - begun, 5.0)
+
+
+class PlainBehaviour(CircuitBehaviour):
+    """What only legs can show whose directions the system itself ends one by one."""
+
+    @in_thread
+    def test_one_direction_ends_alone(self) -> None:
+        alice, bob = self.circuit()
+        alice.sendall(b"a question")
+        alice.shutdown(socket.SHUT_WR)
+        self.assertEqual(b"a question", read_to_the_end(bob))
+        bob.sendall(bytes(1_000_000))
+        bob.close()
+        self.assertEqual(bytes(1_000_000), read_to_the_end(alice))
+        alice.close()
+        self.until_over()
+
+    @in_thread
+    def test_any_play_ends_with_the_truth_on_both_sides(self) -> None:
+        self.circuit()
+        before = open_files()
+
+        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(plays())
+        def check(play: Play) -> None:
+            offers = self.ask(*self.devices)
+            opening = [
+                functools.partial(self.leg, identity, offer.token, False)
+                for identity, offer in zip((ALICE, BOB), offers, strict=True)
+            ]
+            perform(play, opening, read_leg)
+            until(lambda: len(self.realm.circuits) == 1, "the end of the circuit")
+
+        check()
+        until(lambda: open_files() <= before + 2, "the end of all descriptors")
+
+
+class PlainInUserSpaceTests(PlainBehaviour, TestCase):
     splices = False
 
 
-class SplicedTests(CircuitBehaviour, TestCase):
+class SplicedTests(PlainBehaviour, TestCase):
     pass
 
 
-class WithoutDescriptorsTests(CircuitBehaviour, TestCase):
+class SplicedByTheReactorTests(PlainBehaviour, TestCase):
+    """The reactor itself calls the sockets, and no poller."""
+
+    def make_reactor(self) -> Any:
+        return PlainReactor()
+
+
+class WithoutPipesTests(PlainBehaviour, TestCase):
+    """No pipe is to be had: what is spliced else goes in small pieces."""
+
+    pipes = 0
+
+
+class WithOnePipeTests(PlainBehaviour, TestCase):
+    """All directions but one have no pipe."""
+
+    pipes = 1
+
+
+class WithoutDescriptorsTests(PlainBehaviour, TestCase):
     def make_reactor(self) -> Any:
         return TimeOnlyReactor()
 
