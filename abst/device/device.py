@@ -281,6 +281,7 @@ class Device(Service):
         """A realm has accepted this device: say Hello to its peers, and dial who is waited for."""
         if not self.running:
             return
+        self.streams.link_up(link)
         for connection in list(self._connections.values()):
             connection.link_up(link)
         # Whoever has something waiting for this device learns that it is back.

@@ -6,13 +6,14 @@ moment later; the first handshake that is done wins, and nothing is said on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from abst.address import RealmAddress
 from abst.device.carried import Carried
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.link import Link
@@ -37,12 +38,19 @@ MAX_ADDRESSES_AT_ONCE: Final = 8
 CIRCUIT_TRIES: Final = 2
 """A leg that came to nothing is opened inside TLS the next time."""
 
+PATIENCE_SECONDS: Final = 5.0
+"""How long a realm is waited for whose connection has just been lost, or is not made yet."""
+
 
 class DialOwner(OpeningOwner, Protocol):
     """This device."""
 
     contexts: ChannelContexts
     random_bytes: Callable[[int], bytes]
+
+    @property
+    def links(self) -> Mapping[RealmAddress, Link]:
+        """The realms that this device uses."""
 
     def links_up(self) -> list[Link]:
         """Return the realms that are connected, best first."""
@@ -77,6 +85,8 @@ class StreamDial:
         self._links: list[Link] = []
         self._tries = 0
         self._lag: Any = None
+        self._patience: Any = None
+        self._has_waited = False
         self._is_over = False
         self._problem: AbstError | None = None
 
@@ -89,6 +99,13 @@ class StreamDial:
         if not self._is_over:
             self._lag = self._owner.reactor.callLater(CIRCUIT_LAG_SECONDS, self._try_circuit)
             self._go_on()
+
+    def link_up(self, link: Link) -> None:
+        """Hear that a realm is connected, which may have been waited for."""
+        if self._patience is not None:
+            self._stop_patience()
+            self._links.append(link)
+            self._try_circuit()
 
     # Direct.
 
@@ -199,15 +216,32 @@ class StreamDial:
 
     def _go_on(self) -> None:
         """Hurry the circuit when no address is left, and fail when nothing is left at all."""
-        if self._is_over or self._waiting or self._openings:
+        if self._is_over or self._waiting or self._openings or self._patience is not None:
             return
         if self._lag is not None and self._links:
             self._try_circuit()
             return
         if self._links:
             return
+        if self._may_wait():
+            self._has_waited = True
+            self._patience = self._owner.reactor.callLater(PATIENCE_SECONDS, self._tired)
+            return
         self._stop()
         self.found.errback(self._why())
+
+    def _may_wait(self) -> bool:
+        """Tell whether there is a realm that may be back in a moment."""
+        return not self._has_waited and bool(self._owner.links) and not self._owner.links_up()
+
+    def _tired(self) -> None:
+        self._stop_patience()
+        self._go_on()
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None
 
     def _why(self) -> AbstError:
         problem = self._problem
@@ -222,6 +256,7 @@ class StreamDial:
         """Try nothing more, and let go of what is under way."""
         self._is_over = True
         self._stop_lag()
+        self._stop_patience()
         waiting, self._waiting = self._waiting, set()
         for each in waiting:
             each.cancel()

@@ -178,6 +178,11 @@ class Streams:
         for stream in list(self._open):
             stream.stop()
 
+    def link_up(self, link: Link) -> None:
+        """Let who has waited for a realm go on."""
+        for dial in list(self._dials):
+            dial.link_up(link)
+
     def network_changed(self) -> None:
         """Break what this machine's network has cut off; nothing else would tell for long."""
         for stream in list(self._open):

@@ -24,7 +24,7 @@ from abst.joining import joined_ends
 from abst.packets import Error, Leg
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
-from abst.testing import MemoryNetwork
+from abst.testing import MemoryLink, MemoryNetwork
 from abst.tls import TLS_HANDSHAKE_BYTE
 from tests.carriers import running_reactor
 from tests.device.doubles import RawDevice
@@ -59,6 +59,30 @@ class NoCircuitTests(MemoryCircuitTestCase):
         self.network.settle()
         problem = await self.refused(PeerUnreachableError)
         self.assertIn("bob: ", str(problem))
+
+    async def test_a_realm_that_is_back_in_a_moment_is_waited_for(self) -> None:
+        self.alice, self.bob = self.device("alice"), self.device("bob")
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        await self.bob.streams.listen("notes", Built(Notes))
+        (link,) = self.alice.links_up()
+        assert isinstance(link, MemoryLink)
+        link.cut()
+        waiting = self.alice.streams.connect(self.bob.device_id, "notes", Built(Notes))
+        self.assertNoResult(waiting)
+        self.network.advance(4)
+        self.successResultOf(waiting)
+
+    async def test_a_realm_that_does_not_come_back_is_not(self) -> None:
+        self.alice, self.bob = self.device("alice"), self.device("bob")
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        self.network.realm.stop()
+        waiting = self.alice.streams.connect(self.bob.device_id, "notes", Built(Notes))
+        self.network.advance(4)
+        self.assertNoResult(waiting)
+        self.network.advance(2)
+        self.failureResultOf(waiting, PeerUnreachableError)
 
     async def test_a_peer_that_does_not_answer(self) -> None:
         """Its connection to the realm stands, and nothing comes of what it is told."""
