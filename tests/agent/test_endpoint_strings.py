@@ -25,6 +25,7 @@ from abst.agent.endpoint_strings import (
     server_endpoint,
 )
 from abst.agent.gate_client import AgentAbsentError
+from abst.agent.gate_lines import MAX_LINE_BYTES, SOCKET_NAME
 from abst.device import StreamAddress
 from abst.errors import AbstError, PeerUnreachableError, StreamError
 from tests.agent.stream_stage import StreamTestCase
@@ -241,6 +242,41 @@ class RefusalTests(ProgramTestCase):
         connecting = self.client("bob", "silent", "web", timeout="0.1").connect(Built(Notes))
         await self.fails(connecting, PeerUnreachableError, "0.1 s")
 
+    async def test_an_agent_that_makes_no_sense(self) -> None:
+        class Babble(Notes):
+            said = b"x" * (MAX_LINE_BYTES + 1)
+
+            def connectionMade(self) -> None:
+                self.transport.write(self.said)
+
+        class Nonsense(Babble):
+            said = b'{"ok": 5}\n'
+
+        for babble in (Babble, Nonsense):
+            await self.stop_agent("bob")
+            path = str(self.homes["bob"] / SOCKET_NAME)
+            port = self.reactor.listenUNIX(path, Built(babble))
+            for waiting in (
+                self.server("bob", "web").listen(Built(Notes)),
+                self.client("bob", "alice", "web").connect(Built(Notes)),
+            ):
+                await self.fails(waiting, AbstError, "not understood")
+            await port.stopListening()
+            self.start_agent("bob")
+
+    async def test_an_agent_that_stops_before_it_answers(self) -> None:
+        await self.stop_agent("bob")
+        path = str(self.homes["bob"] / SOCKET_NAME)
+
+        class Leaver(Notes):
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.abortConnection()
+
+        port = self.reactor.listenUNIX(path, Built(Leaver))
+        self.addCleanup(port.stopListening)
+        connecting = self.client("bob", "alice", "web").connect(Built(Notes))
+        await self.fails(connecting, AgentAbsentError, "before it had answered")
+
     async def test_connecting_can_be_cancelled(self) -> None:
         await self.listen("alice", "web", Built(Notes))
         connecting = self.client("bob", "alice", "web").connect(Built(Notes))
@@ -280,6 +316,8 @@ class PortTests(ProgramTestCase):
         for _ in range(2):
             await self.stop_agent("alice")
             await self.until(lambda: not self.alice.streams.services())
+            # Long enough to have asked in vain.
+            await self.turns(100)
             self.start_agent("alice")
             await self.until(lambda: self.alice.streams.services())
             near: Any = await self.client("bob", "alice", "web").connect(Built(Notes))

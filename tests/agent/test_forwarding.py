@@ -151,13 +151,20 @@ class ForwardTests(StreamTestCase):
         self.assertEqual([], self.told)
 
     async def test_what_is_being_opened_ends_too(self) -> None:
-        await self.alice.streams.listen("echo", self.offered)
+        """Also what would be tried for long: a peer's address that takes connections in silence."""
+        silent = Built(Notes)
+        port = self.reactor.listenTCP(0, silent, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        peer = self.bob.trust(self.make_device().device_id)
+        self.bob.peers.add_address(peer.device_id, f"127.0.0.1:{port.getHost().port}")
         forward = await self.forward()
+        forward.peer = peer
         end = await self.connect(forward)
-        await self.until(lambda: forward.connection_count)
+        await self.until(lambda: silent.built)
+        begun = self.reactor.seconds()
         await forward.stop()
-        await self.until(lambda: end.ended)
-        await self.until(lambda: not self.bob.streams.open_streams())
+        await self.until(lambda: end.ended and silent.built[0].ended)
+        self.assertLess(self.reactor.seconds() - begun, 5.0)
         self.assertEqual([], self.told)
 
     async def test_there_is_an_end_to_how_many(self) -> None:

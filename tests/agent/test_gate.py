@@ -133,6 +133,8 @@ class ManyTests(StreamTestCase):
             silent += [await self.raw() for _ in range(50)]
         await self.until(lambda: sum(not one.is_gone for one in silent) <= MAX_SILENT)
         self.assertLessEqual(self.gates["alice"].connection_count, MAX_SILENT)
+        # They went because others came, not because they were late.
+        self.assertEqual({b""}, {one.said for one in silent})
         raw = await self.raw(CONNECT)
         await self.until(lambda: raw.said)
         self.assertIn("ok", json.loads(raw.said))
