@@ -314,6 +314,8 @@ class CircuitBehaviour(Behaviour):
         in_reactor(self.factory.stop)
         self.assertEqual(Code.RESTARTING, error_of(waits).code)
         self.assertEqual(Code.RESTARTING, error_of(silent).code)
+        waits.close()
+        silent.close()
         for leg in joined:
             self.assertIsNone(read_to_the_end(leg))
         self.until_over()
