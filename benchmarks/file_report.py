@@ -18,6 +18,7 @@ _COLUMNS: tuple[Columns, ...] = (
     (
         ("seconds", "seconds", "{:.1f}"),
         ("MB/s", _RATE, "{:,.0f}"),
+        ("CPU s", "cpu_seconds", "{:.1f}"),
         ("sender CPU s", "sender_cpu_seconds", "{:.1f}"),
         ("receiver CPU s", "receiver_cpu_seconds", "{:.1f}"),
         ("relay CPU s", "relay_cpu_seconds", "{:.1f}"),
@@ -66,7 +67,12 @@ def bars(results: Results) -> Iterator[Bar]:
 
 
 def ratios(results: Results) -> Iterator[str]:
-    """Write the ratio to ``scp``, for which there is no bar."""
-    ratio = results.ratio(_LOAD, _OURS, "scp", _RATE)
-    if ratio is not None:
-        yield f"a file, MB per second, ratio to scp: {ratio:.2f}"
+    """Write the ratios for which there is no bar."""
+    for other, figure, what in (
+        ("wormhole", "cpu_seconds", "CPU seconds of all that took part"),
+        ("scp", "cpu_seconds", "CPU seconds of all that took part"),
+        ("scp", _RATE, "MB per second"),
+    ):
+        ratio = results.ratio(_LOAD, _OURS, other, figure)
+        if ratio is not None:
+            yield f"a file, {what}, ratio to {other}: {ratio:.2f}"

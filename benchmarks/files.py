@@ -113,7 +113,8 @@ def _transfer(prepared: Prepared, folder: Path) -> Figures:
     # What a server has started for this transfer counts for it once it has ended.
     _wait_until(lambda: [len(process.tree()) for _, process in standing] == sizes)
     cpu_after = _cpu_seconds([*standing, *commands])
-    figures = {"seconds": seconds}
+    in_all = sum(cpu_after.values()) - sum(cpu_before.values())
+    figures = {"seconds": seconds, "cpu_seconds": in_all}
     for role in ROLES:
         if most_kib[role]:
             figures[f"{role}_cpu_seconds"] = cpu_after[role] - cpu_before[role]

@@ -268,6 +268,10 @@ class FilesTests(TestCase):
         figures = self.run_files(self.READ + self.WRITE + child)
         self.assertGreaterEqual(figures["sender_cpu_seconds"], 0.3)
         self.assertLess(figures["receiver_cpu_seconds"], 0.2)
+        self.assertAlmostEqual(
+            figures["cpu_seconds"],
+            figures["sender_cpu_seconds"] + figures["receiver_cpu_seconds"],
+        )
         self.assertGreater(figures["sender_mib"], 1)
         self.assertGreaterEqual(figures["seconds"], 0.3)
         self.assertAlmostEqual(figures["mb_per_second"], 1 / figures["seconds"])
