@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -62,7 +63,7 @@ def describe(status: dict[str, Any]) -> str:
         *(("exposed", exposed_line(exposed)) for exposed in status.get("exposed", ())),
         *(("offered", program_line(offered)) for offered in status.get("programs", ())),
         *(("forward", _forward_line(forward)) for forward in status.get("forwards", ())),
-        *(("stream", _stream_line(stream)) for stream in status.get("streams", ())),
+        *(("streams", line) for line in _stream_lines(status.get("streams", ()))),
     ]
     if not status["realms"]:
         rows.insert(4, ("realms", "none: 'abst realm add ADDRESS' adds one"))
@@ -88,6 +89,16 @@ def _forward_line(forward: dict[str, Any]) -> str:
     return printable(f"{forward['address']}, to {forward['service']} of {forward['peer']}")
 
 
-def _stream_line(stream: dict[str, Any]) -> str:
-    size = f"{human_size(stream['sent_bytes'])} out, {human_size(stream['received_bytes'])} in"
-    return printable(f"{stream['service']}, with {stream['peer']} over {stream['path']}, {size}")
+def _stream_lines(streams: Iterable[dict[str, Any]]) -> list[str]:
+    """Return a line for each service that streams are open for; a browser opens many."""
+    alike: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for stream in streams:
+        alike.setdefault((stream["service"], stream["peer"], stream["path"]), []).append(stream)
+    return [
+        printable(
+            f"{len(found)} for {service}, with {peer} over {path}, "
+            f"{human_size(sum(stream['sent_bytes'] for stream in found))} out, "
+            f"{human_size(sum(stream['received_bytes'] for stream in found))} in"
+        )
+        for (service, peer, path), found in alike.items()
+    ]

@@ -144,7 +144,11 @@ class StatusTests(StreamTestCase):
             "exposed": [SSH],
             "programs": [OFFERED],
             "forwards": [{"peer": BAD, "service": "web", "address": "127.0.0.1:80"}],
-            "streams": [{**stream, "sent_bytes": 5, "received_bytes": 1_500_000}],
+            "streams": [
+                {**stream, "sent_bytes": 5, "received_bytes": 1_000_000},
+                {**stream, "sent_bytes": 0, "received_bytes": 0, "service": "ssh"},
+                {**stream, "sent_bytes": 5, "received_bytes": 500_000},
+            ],
         }
         code, out, _ = self.abst([{"result": status}], "status")
         self.assertEqual(0, code)
@@ -153,7 +157,8 @@ class StatusTests(StreamTestCase):
                 f"exposed  ssh  tcp:127.0.0.1:22  for bob, {SHOWN}",
                 "offered  chat  by a program that runs  for all peers",
                 f"forward  127.0.0.1:80, to web of {SHOWN}",
-                f"stream   web, with {SHOWN} over direct b:2, 5 bytes out, 1.5 MB in",
+                f"streams  2 for web, with {SHOWN} over direct b:2, 10 bytes out, 1.5 MB in",
+                f"streams  1 for ssh, with {SHOWN} over direct b:2, 0 bytes out, 0 bytes in",
             ],
-            out.splitlines()[-4:],
+            out.splitlines()[-5:],
         )

@@ -276,7 +276,7 @@ class StreamBehaviour(Behaviour):
             )
             shown = bob.ok("status")
             self.assertIn(f"forward  {address}, to web of alice\n", shown)
-            self.assertIn("stream   web, with alice over ", shown)
+            self.assertIn("streams  1 for web, with alice over ", shown)
             self.assertIn(
                 "offered  web  by a program that runs  for all peers\n", alice.ok("status")
             )
