@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -82,6 +82,17 @@ class PlainEcho(Protocol):
         self.transport.write(b"plain: " + data)
         if data.endswith(b"."):
             self.transport.loseConnection()
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfClosing(Notes):
+    """Notes the end of one direction, too."""
+
+    def readConnectionLost(self) -> None:
+        self.happened.append("read lost")
+
+    def writeConnectionLost(self) -> None:
+        pass
 
 
 class Server(Factory):
@@ -172,6 +183,19 @@ class TlsBehaviour(Behaviour):
         connection.sendall(data)
         until(lambda: len(notes.received) == len(data), "all bytes")
         self.assertEqual(data, notes.received)
+
+    @in_thread
+    def test_who_is_paused_reads_nothing(self) -> None:
+        connection, notes = self.connect()
+        in_reactor(notes.transport.pauseProducing)
+        sender = threading.Thread(target=connection.sendall, args=(bytes(20 * MEGABYTE),))
+        sender.start()
+        sender.join(0.2)
+        self.assertTrue(sender.is_alive())
+        self.assertLessEqual(in_reactor(lambda: len(notes.received)), MEGABYTE)
+        in_reactor(notes.transport.resumeProducing)
+        until(lambda: len(notes.received) == 20 * MEGABYTE, "all bytes")
+        sender.join()
 
     @in_thread
     def test_each_end_knows_the_other(self) -> None:
@@ -329,7 +353,70 @@ class TlsBehaviour(Behaviour):
         self.assertEqual(b"plain: ello.", self.read_all(connection))
 
 
-class OnPollerTests(TlsBehaviour, TestCase):
+class HalfCloseBehaviour(TlsBehaviour):
+    """What the socket's own TLS does and Twisted's cannot: end one direction alone."""
+
+    def half_closing(self) -> tuple[ssl.SSLSocket, Any]:
+        """Return both ends of a connection whose protocol cares for each direction's end."""
+        connection, notes = self.connect()
+        newer = HalfClosing()
+        newer.happened = notes.happened
+        newer.transport = notes.transport
+        in_reactor(notes.transport.hand_over, newer)
+        return connection, newer
+
+    def says_its_end(self, connection: ssl.SSLSocket) -> None:
+        """Send close_notify, and do not wait for the other side's."""
+        connection.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            connection.unwrap()
+        connection.settimeout(PATIENCE_SECONDS)
+
+    @in_thread
+    def test_the_other_side_ends_and_this_one_goes_on(self) -> None:
+        connection, notes = self.half_closing()
+        connection.sendall(b"a question")
+        self.says_its_end(connection)
+        until(lambda: "read lost" in notes.happened, "the end of one direction")
+        self.assertEqual(b"a question", notes.received)
+        self.assertNotIn("lost", notes.happened)
+        answer = bytes(3 * MEGABYTE)
+        in_reactor(notes.transport.write, answer)
+        in_reactor(notes.transport.loseWriteConnection)
+        received = bytearray()
+        # Who has ended its own direction is told of the other's end by this error.
+        with self.assertRaises(ssl.SSLZeroReturnError):
+            while data := connection.recv(65536):
+                received += data
+        self.assertEqual(answer, received)
+        connection.close()
+        self.until_lost(notes)
+
+    @in_thread
+    def test_this_side_ends_and_the_other_one_goes_on(self) -> None:
+        connection, notes = self.half_closing()
+        answer = bytes(3 * MEGABYTE)
+        in_reactor(notes.transport.write, answer)
+        in_reactor(notes.transport.loseWriteConnection)
+        in_reactor(notes.transport.write, b"too late")
+        self.assertEqual(answer, self.read_all(connection))
+        connection.sendall(b"still here" * 100_000)
+        until(lambda: len(notes.received) == 1_000_000, "all bytes")
+        self.says_its_end(connection)
+        self.until_lost(notes)
+        self.assertIn("read lost", notes.happened)
+
+    @in_thread
+    def test_a_cut_is_no_end(self) -> None:
+        connection, notes = self.half_closing()
+        connection.sendall(b"the beginning")
+        until(lambda: notes.received, "the beginning")
+        connection.close()
+        self.until_lost(notes)
+        self.assertNotIn("read lost", notes.happened)
+
+
+class OnPollerTests(HalfCloseBehaviour, TestCase):
     """The socket itself, behind a poller."""
 
     def make_descriptors(self) -> Any:
@@ -405,7 +492,7 @@ class OnPollerTests(TlsBehaviour, TestCase):
         self.until_lost(notes)
 
 
-class OnReactorTests(TlsBehaviour, TestCase):
+class OnReactorTests(HalfCloseBehaviour, TestCase):
     """The socket itself, straight in the reactor."""
 
     def make_descriptors(self) -> Any:

@@ -239,7 +239,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.realm = MemoryRealm(
             Limits(circuits=4, device_circuits=3, silence_seconds=86400, circuit_meet_seconds=10)
         )
-        self.lines = {device: self.realm.join(device) for device in (ALICE, BOB)}
+        self.lines: dict[bytes, Line] = {device: self.realm.join(device) for device in (ALICE, BOB)}
         # Token: its device, the circuit, and when it was made.
         self.tokens: dict[bytes, tuple[bytes, bytes, float]] = {}
         self.used: set[bytes] = set()
