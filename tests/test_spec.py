@@ -33,6 +33,9 @@ from abst.device import (
     paths,
     realm_client,
     session,
+    stream_dial,
+    stream_opening,
+    streams,
     ways,
 )
 from abst.device import device as device_module
@@ -309,6 +312,21 @@ class RealmTests(TestCase):
             "`retry_after` of `circuits_full`, seconds": circuits.FULL_RETRY_SECONDS,
         }
         self.assertEqual(expected, numbers(page("circuits.md"), "Numbers"))
+
+    def test_numbers_of_streams(self) -> None:
+        expected: Numbers = {
+            "seconds from the connection to the answer to Open stream, for handshake and opening": (
+                stream_opening.OPENING_SECONDS
+            ),
+            "the same on a circuit": stream_opening.CIRCUIT_OPENING_SECONDS,
+            "streams that a peer has opened, at once": streams.MAX_STREAMS_OF_PEER,
+            "seconds that what is less likely is tried later": stream_dial.LAG_SECONDS,
+            "seconds for which the way of the last stream counts as likely": streams.LATELY_SECONDS,
+            "bytes of the packet that a stream begins with, at most": (
+                stream_opening.MAX_OPENING_BYTES
+            ),
+        }
+        self.assertEqual(expected, numbers(page("streams.md"), "Numbers"))
 
     def test_numbers(self) -> None:
         expected: Numbers = {

@@ -17,8 +17,9 @@ from abst.errors import AbstError
 from abst.packets import Packet
 from abst.tls import STREAM_ALPN, ChannelContexts, TlsEngine
 
-MAX_ARRIVALS: Final = 64
-MAX_ARRIVALS_PER_HOST: Final = 8
+MAX_ARRIVALS: Final = 128
+MAX_ARRIVALS_PER_HOST: Final = 32
+"""A browser on a peer opens six streams at once, on each address that the peer knows."""
 
 
 class Host(Protocol):

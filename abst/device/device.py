@@ -24,6 +24,7 @@ from abst.device.knock import Door
 from abst.device.lan import Lan
 from abst.device.link import Link, LinkOwner, RealmLink
 from abst.device.pairing_attempt import PairingAttempt, PairingObserver, PairingTarget
+from abst.device.paths import Path
 from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook
 from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory, DeviceProtocol
@@ -503,6 +504,11 @@ class Device(Service):
         peer = self.peers.get(device_id)
         if self._pairing is not None and peer is not None and self._pairing.concerns(device_id):
             self._pairing.paired(peer)
+
+    def path_to(self, device_id: DeviceID) -> Path | None:
+        """Return what carries the session with a peer just now, or None."""
+        session = self.session_with(device_id)
+        return None if session is None else session.path
 
     def pairing_proved(self, device_id: DeviceID, key: bytes) -> None:
         """Note with which pairing's key a peer has passed the Key check of a stream."""

@@ -1,12 +1,12 @@
 """Finding what carries a stream: direct connections and circuits, tried beside each other.
 
-Spec: streams.md, "Carriers". The peer's addresses are dialled at once, and a circuit is asked for a
-moment later; the first handshake that is done wins, and nothing is said on the others.
+Spec: streams.md, "Carriers". What has worked lately is tried at once, or else the peer's addresses;
+the rest a moment later. The first handshake that is done wins, and nothing is said on the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -31,8 +31,8 @@ from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.packets import Circuit
 from abst.tls import STREAM_ALPN, ChannelContexts
 
-CIRCUIT_LAG_SECONDS: Final = 0.25
-"""A circuit is asked for so much later than a direct address is dialled."""
+LAG_SECONDS: Final = 0.25
+"""What is less likely to be used is tried so much later."""
 
 MAX_ADDRESSES_AT_ONCE: Final = 8
 CIRCUIT_TRIES: Final = 2
@@ -71,15 +71,19 @@ class StreamDial:
     Args:
         owner: this device.
         peer: whom to reach.
+        lately: what a session or a stream with the peer goes over, or has gone a moment ago.
 
     Attributes:
         found: fires with the opening whose handshake is done first, or fails.
     """
 
-    def __init__(self, owner: DialOwner, peer: Peer) -> None:
+    def __init__(self, owner: DialOwner, peer: Peer, lately: Path | None = None) -> None:
         self.found: Deferred[DialledOpening] = Deferred(lambda _: self._stop())
         self._owner = owner
         self._peer = peer
+        self._lately = lately
+        self._addresses: list[str] = []
+        self._is_circuit_tried = False
         self._waiting: set[Deferred[Any]] = set()
         self._openings: set[DialledOpening] = set()
         self._links: list[Link] = []
@@ -91,14 +95,26 @@ class StreamDial:
         self._problem: AbstError | None = None
 
     def start(self) -> None:
-        """Dial."""
-        device_id = self._peer.device_id
+        """Dial what is most likely to be used, and the rest in a moment."""
         self._links = self._owner.links_up()
-        for address in self._owner.addresses_of(device_id)[:MAX_ADDRESSES_AT_ONCE]:
-            self._wait_for(self._owner.dial_direct(address), partial(self._direct, address))
-        if not self._is_over:
-            self._lag = self._owner.reactor.callLater(CIRCUIT_LAG_SECONDS, self._try_circuit)
-            self._go_on()
+        found = self._owner.addresses_of(self._peer.device_id)
+        self._addresses = found[:MAX_ADDRESSES_AT_ONCE]
+        self._lag = self._owner.reactor.callLater(LAG_SECONDS, self._try_the_rest)
+        lately = self._lately
+        if lately is not None and lately.kind == "realm" and self._links:
+            self._try_circuit()
+        elif lately is not None and lately.address in found:
+            self._dial_direct([lately.address])
+        else:
+            self._dial_direct(self._addresses)
+        self._go_on()
+
+    def _try_the_rest(self) -> None:
+        self._stop_lag()
+        self._dial_direct(self._addresses)
+        if not self._is_circuit_tried and not self._is_over:
+            self._try_circuit()
+        self._go_on()
 
     def link_up(self, link: Link) -> None:
         """Hear that a realm is connected, which may have been waited for."""
@@ -108,6 +124,14 @@ class StreamDial:
             self._try_circuit()
 
     # Direct.
+
+    def _dial_direct(self, addresses: Sequence[str | None]) -> None:
+        """Dial addresses that were not dialled yet."""
+        self._addresses = [address for address in self._addresses if address not in addresses]
+        for address in addresses:
+            if address is not None and not self._is_over:
+                dialling = self._owner.dial_direct(address)
+                self._wait_for(dialling, partial(self._direct, address))
 
     def _direct(self, address: str, pipe: Pipe) -> None:
         # As for channels: an address that a person has told may be translated on the way.
@@ -120,9 +144,8 @@ class StreamDial:
     # Circuits.
 
     def _try_circuit(self) -> None:
-        self._stop_lag()
+        self._is_circuit_tried = True
         if not self._links:
-            self._go_on()
             return
         link = self._links[0]
         asked = link.connect_circuit(self._peer.device_id)
@@ -215,13 +238,11 @@ class StreamDial:
         waiting.addBoth(done)
 
     def _go_on(self) -> None:
-        """Hurry the circuit when no address is left, and fail when nothing is left at all."""
+        """Hurry when nothing is under way, and fail when nothing is left at all."""
         if self._is_over or self._waiting or self._openings or self._patience is not None:
             return
-        if self._lag is not None and self._links:
-            self._try_circuit()
-            return
-        if self._links:
+        if self._lag is not None:
+            self._try_the_rest()
             return
         if self._may_wait():
             self._has_waited = True

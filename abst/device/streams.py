@@ -46,6 +46,9 @@ from abst.tls import TlsEngine
 MAX_STREAMS_OF_PEER: Final = 256
 """How many streams a peer may have opened, those included that are being opened."""
 
+LATELY_SECONDS: Final = 60.0
+"""How long the way of the last stream with a peer is believed to be the best."""
+
 Admits = Callable[[Peer], bool]
 
 
@@ -53,6 +56,9 @@ class Owner(DialOwner, Protocol):
     """This device."""
 
     running: int
+
+    def path_to(self, device_id: DeviceID) -> Path | None:
+        """Return what carries the session with a peer just now, or None."""
 
 
 @implementer(IListeningPort)
@@ -100,6 +106,7 @@ class Streams:
         self._dials: set[StreamDial] = set()
         self._offered: set[OfferedCircuit] = set()
         self._of_peer: dict[bytes, int] = {}
+        self._lately: dict[bytes, tuple[float, Path]] = {}
 
     # For applications.
 
@@ -185,11 +192,13 @@ class Streams:
 
     def network_changed(self) -> None:
         """Break what this machine's network has cut off; nothing else would tell for long."""
+        self._lately.clear()
         for stream in list(self._open):
             stream.network_changed()
 
     def forget(self, device_id: DeviceID) -> None:
         """End every stream with a device that is not trusted any more."""
+        self._lately.pop(device_id, None)
         for beginning in (*self._openings, *self._offered):
             if beginning.device_id == device_id:
                 beginning.give_up(NotTrustedError("this device has forgotten it", theirs=False))
@@ -227,6 +236,13 @@ class Streams:
         for stream in list(self._open):
             if stream.circuit and stream.circuit == error.circuit:
                 stream.realm_ended(explain(error.code, error.reason))
+
+    def lately(self, device_id: DeviceID) -> Path | None:
+        """Return what a stream to a peer is most likely to be carried by, if that is known."""
+        opened_at, path = self._lately.get(device_id, (-LATELY_SECONDS, None))
+        if self._owner.reactor.seconds() - opened_at < LATELY_SECONDS:
+            return path
+        return self._owner.path_to(device_id)
 
     # Inside.
 
@@ -310,7 +326,7 @@ class _Connecting:
         self._factory = factory
         self._opening: DialledOpening | None = None
         self._address = StreamAddress(peer.device_id, service)
-        self._dial = StreamDial(streams._owner, peer)
+        self._dial = StreamDial(streams._owner, peer, streams.lately(peer.device_id))
         streams._dials.add(self._dial)
         self._dial.found.addCallbacks(self._found, self._not_found)
         self._dial.start()
@@ -343,6 +359,10 @@ class _Connecting:
             self._fail(Failure(StreamError("this application's factory refuses the stream")))
             return
         streams = self._streams
+        streams._lately[self._address.device_id] = (
+            float(streams._owner.reactor.seconds()),
+            carried.path,
+        )
         stream = streams.begin(carried, protocol, self._address, streams._open.discard)
         stream.start(plaintext)
         self.connected.callback(protocol)

@@ -18,6 +18,7 @@ from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
 from abst.device.leg_pipe import SILENT_SECONDS, TLS_SECONDS, LegDialler, LegPipe
 from abst.device.pipes import Pipe
+from abst.device.streams import LATELY_SECONDS
 from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.identity import Identity
 from abst.joining import joined_ends
@@ -155,6 +156,62 @@ class DirectOrNotTests(MemoryCircuitTestCase):
         self.network.advance(15)
         self.assertEqual((b"x", None), (bytes(near.heard), near.ended))
         self.assertEqual(b"x", bytes(far.heard))
+
+    async def test_what_a_session_goes_over_is_tried_at_once(self) -> None:
+        """Nobody waits for addresses that the session has found to be of no use."""
+        lan = self.network.lan()
+        self.alice = self.device("alice", lan=lan.port())
+        self.bob = self.device("bob", lan=lan.port())
+        self.network.introduce(self.alice, self.bob)
+        lan.latency_seconds = 60.0
+        session = self.alice.connect(self.bob.device_id)
+        self.network.advance(1)
+        self.network.result(session)
+        self.assertTrue(self.alice.addresses_of(self.bob.device_id))
+        await self.bob.streams.listen("notes", Built(Notes))
+        opened = self.alice.streams.connect(self.bob.device_id, "notes", Built(Notes))
+        self.network.settle()
+        protocol: Any = self.network.result(opened)
+        self.assertEqual("realm", protocol.transport.path.kind)
+
+    async def test_what_the_last_stream_went_over_is_tried_alone(self) -> None:
+        lan = self.network.lan()
+        place = lan.port(addresses=5)
+        self.alice = self.device("alice", lan=lan.port())
+        self.bob = self.device("bob", lan=place)
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        dialled: list[str] = []
+        dial = self.alice.dial_direct
+
+        def noted(address: str) -> Any:
+            dialled.append(address)
+            return dial(address)
+
+        self.alice.dial_direct = noted  # type: ignore[method-assign]
+        for _ in range(2):
+            self.network.advance(LATELY_SECONDS + 1)
+            dialled.clear()
+            first, _ = await self.open()
+            self.assertEqual(5, len(dialled))
+            dialled.clear()
+            await self.open()
+            self.assertEqual([first.transport.path.address], dialled)
+
+    async def test_what_has_worked_and_does_not_any_more_costs_little(self) -> None:
+        lan = self.network.lan()
+        place = lan.port()
+        self.alice, self.bob = self.device("alice", lan=lan.port()), self.device("bob", lan=place)
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        near, _ = await self.open()
+        self.assertEqual("direct", near.transport.path.kind)
+        lan.latency_seconds = 60.0
+        await self.bob.streams.listen("notes", Built(Notes))
+        opened = self.alice.streams.connect(self.bob.device_id, "notes", Built(Notes))
+        self.network.advance(0.3, 0.05)
+        protocol: Any = self.network.result(opened)
+        self.assertEqual("realm", protocol.transport.path.kind)
 
     async def test_the_realm_reads_nothing(self) -> None:
         self.alice, self.bob = self.device("alice"), self.device("bob")

@@ -445,6 +445,16 @@ class TcpDirectTests(StreamBehaviour, TcpWorld, TestCase):
         self.introduce()
         self.alice.peers.add_address(self.bob.device_id, self.bob.own_addresses()[0])
 
+    async def test_many_at_once(self) -> None:
+        await self.begin()
+        await self.bob.streams.listen("echo", Built(Echo))
+        connect = self.alice.streams.connect
+        opening = [connect(self.bob.device_id, "echo", Built(Notes)) for _ in range(30)]
+        ends: list[Any] = [await self.done(each) for each in opening]
+        for end in ends:
+            end.transport.write(b"here")
+        await self.until(lambda: all(bytes(end.heard) == b"here" for end in ends))
+
 
 class RealmCircuitTests(StreamBehaviour, TcpWorld, TestCase):
     """Real sockets, through a real realm."""
