@@ -266,4 +266,5 @@ class Session:
         """Say that nothing more comes, to which the other side answers in the same way."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self._process.stdin = None
         self._test.assertEqual(0, self._process.wait(RUN_SECONDS))
