@@ -1,8 +1,7 @@
 """The circuit loads: how fast a relay joins two peers, what it carries then, and what it keeps.
 
-A relay's own peers, and the time that they take, are the same in every round. Bulk goes one way;
-its two ends are processes of their own (``benchmarks.circuit_pump``), and the run looks at their
-counts, and at the CPU time of all three processes, at both ends of a window of time.
+Bulk goes one way. Its two ends are processes of their own (``benchmarks.circuit_pump``), and the
+run looks at their counts, and at all three processes' CPU time, at both ends of a window of time.
 """
 
 from __future__ import annotations

@@ -132,6 +132,9 @@ def take_turns(
                     sample = Sample(load.name, subject.name, round_number, figures)
                 except BenchmarkError as error:
                     sample = Sample(load.name, subject.name, round_number, {}, str(error))
+                except OSError as error:
+                    failure = f"{type(error).__name__}: {error}"
+                    sample = Sample(load.name, subject.name, round_number, {}, failure)
                 results.samples.append(sample)
 
 

@@ -21,7 +21,7 @@ from benchmarks.errors import PacketsLost, ServerFailed
 from benchmarks.file_report import bars as file_bars
 from benchmarks.files import Files
 from benchmarks.loads import LOADS, Bounds
-from benchmarks.measure import Results, Sample
+from benchmarks.measure import Results, Sample, take_turns
 from benchmarks.message_client import RECEIVED, Board, Task
 from benchmarks.message_report import bars as message_bars
 from benchmarks.movers import RECEIVER, SENDER, Prepared
@@ -142,9 +142,10 @@ for number in sys.argv[2:]:
 class Patched:
     """A relay that is no process's work: its circuits are pairs of sockets, maybe crossed."""
 
-    name = version = "patched"
+    version = "1"
 
     def __init__(self, is_crossed: bool) -> None:
+        self.name = "patched"
         self.is_crossed = is_crossed
 
     def start(self, folder: Path) -> ServerProcess:
@@ -216,6 +217,23 @@ class BulkTests(TestCase):
         with self.assertRaises(ServerFailed) as caught:
             self.run_bulk(is_crossed=True)
         self.assertIn("not what was sent", str(caught.exception))
+
+    def test_a_relay_that_is_gone_fails_its_run_alone(self) -> None:
+        """The others are measured all the same."""
+
+        def run_one(relay: Patched, load: Bulk, work: Path) -> dict[str, float]:
+            if relay.is_crossed:
+                raise ConnectionRefusedError("nobody listens")
+            return {"mb_per_second": 1.0}
+
+        results, folder = Results(), Path(self.mktemp()).resolve()
+        folder.mkdir()
+        relays = [Patched(is_crossed=True), Patched(is_crossed=False)]
+        relays[1].name = "other"
+        take_turns(results, relays, [Bulk("bulk", 2)], 1, folder, lambda line: None, run_one)
+        (failure,) = results.failures()
+        self.assertIn("ConnectionRefusedError: nobody listens", failure.failure or "")
+        self.assertEqual(results.values("bulk", "other", "mb_per_second"), [1.0])
 
 
 class CircuitBarTests(TestCase):
