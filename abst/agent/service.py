@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
 from abst.agent.exposures import Exposures
-from abst.agent.gate import MAX_CONNECTIONS, Gate
 from abst.agent.files import Files
+from abst.agent.gate import MAX_CONNECTIONS, Gate
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import ENVIRONMENT, LanSetting
