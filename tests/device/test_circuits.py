@@ -26,7 +26,7 @@ from abst.packets import Error, Leg
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
 from abst.testing import MemoryLink, MemoryNetwork
-from abst.tls import TLS_HANDSHAKE_BYTE
+from abst.tls import DEVICE_ALPN, STREAM_ALPN, TLS_HANDSHAKE_BYTE
 from tests.carriers import running_reactor
 from tests.device.doubles import RawDevice
 from tests.device.stream_doubles import BIG, Built, Echo, MemoryWorld, Notes, TcpWorld
@@ -181,22 +181,23 @@ class DirectOrNotTests(MemoryCircuitTestCase):
         self.bob = self.device("bob", lan=place)
         self.network.introduce(self.alice, self.bob)
         self.network.settle()
-        dialled: list[str] = []
-        dial = self.alice.dial_direct
+        begun: list[bytes] = []
+        dial = self.alice.contexts.dial
 
-        def noted(address: str) -> Any:
-            dialled.append(address)
-            return dial(address)
+        def noted(check: Any, server_name: bytes | None = None, **options: Any) -> Any:
+            # A session dials too, whenever it likes.
+            begun.append(options.get("alpn", DEVICE_ALPN))
+            return dial(check, server_name, **options)
 
-        self.alice.dial_direct = noted  # type: ignore[method-assign]
+        self.alice.contexts.dial = noted  # type: ignore[method-assign]
         for _ in range(2):
             self.network.advance(LATELY_SECONDS + 1)
-            dialled.clear()
-            first, _ = await self.open()
-            self.assertEqual(5, len(dialled))
-            dialled.clear()
+            begun.clear()
             await self.open()
-            self.assertEqual([first.transport.path.address], dialled)
+            self.assertEqual(5, begun.count(STREAM_ALPN))
+            begun.clear()
+            await self.open()
+            self.assertEqual(1, begun.count(STREAM_ALPN))
 
     async def test_what_has_worked_and_does_not_any_more_costs_little(self) -> None:
         lan = self.network.lan()
