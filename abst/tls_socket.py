@@ -439,6 +439,10 @@ class TlsSocket:
         """Return the address of this end."""
         return self._transport.getHost()
 
+    def getHandle(self) -> socket.socket:
+        """Return the TCP socket."""
+        return self._handle
+
     def getPeerCertificate(self) -> Any:
         """Return the certificate that the handshake has proved, or None."""
         return self._tls.get_peer_certificate()

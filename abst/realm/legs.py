@@ -75,15 +75,16 @@ class Leg(Protocol):
     def __init__(self, factory: Any, transport: Any, seat: Seat, early: bytes) -> None:
         self.factory = factory
         self.transport: Any = transport
-        self.socket = _socket_of(transport)
+        handle = transport.getHandle()
+        self.socket = handle if _is_plain(transport) else None
         self._seat: Seat | None = seat
         self._mover: Any = None
         self._early = [early] if early else []
         factory.legs.add(transport)
         hand_over(transport, self)
         transport.pauseProducing()
-        if self.socket is not None:
-            tune_leg(self.socket)
+        if isinstance(handle, socket.socket):
+            tune_leg(handle)
         seat.take(self, factory.now())
 
     # As the circuit sees it.
@@ -149,7 +150,7 @@ class Farewell(Protocol):
         self._timer: Any = None
         hand_over(transport, self)
         transport.write(last_word)
-        if _socket_of(transport) is None:
+        if not _is_plain(transport):
             # TLS does all this by itself.
             transport.loseConnection()
             return
@@ -244,9 +245,6 @@ def error_bytes(code: Code) -> bytes:
     return codec.encode(Error(str(code), MEANINGS[code].sentence))
 
 
-def _socket_of(transport: Any) -> socket.socket | None:
-    """Return the TCP socket of a plain connection, or None inside TLS."""
-    if not can_half_close(transport) or isinstance(transport, TlsSocket):
-        return None
-    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
-    return handle if isinstance(handle, socket.socket) else None
+def _is_plain(transport: Any) -> bool:
+    """Tell whether a connection is a bare TCP socket."""
+    return can_half_close(transport) and not isinstance(transport, TlsSocket)

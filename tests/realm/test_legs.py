@@ -362,6 +362,19 @@ class CircuitBehaviour(Behaviour):
         self.assertGreater(time.monotonic() - begun, 0.25)
         self.assertLess(time.monotonic() - begun, 5.0)
 
+    @in_thread
+    def test_a_leg_may_be_silent_for_as_long_as_it_likes(self) -> None:
+        """The system itself must not take a reader that has stopped for a dead one."""
+        self.circuit()
+        for transport in tuple(self.factory.legs):
+            handle = transport.getHandle()
+            if not isinstance(handle, socket.socket):
+                continue  # Twisted's TLS: its handle is OpenSSL's.
+            options = (socket.TCP_USER_TIMEOUT, socket.TCP_NOTSENT_LOWAT)
+            found = [handle.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            self.assertEqual([0, 0], found)
+            self.assertTrue(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
 
 class PlainBehaviour(CircuitBehaviour):
     """What only legs can show whose directions the system itself ends one by one."""
