@@ -29,6 +29,10 @@ MAX_STREAMS_FROM_ONE: Final = 16
 MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 """How many bytes may wait for a thread before the stream is paused."""
 
+BATCH_BYTES: Final = 512 * 1024
+GATHER_SECONDS: Final = 0.005
+"""How long fewer bytes than these wait for more: to wake a thread for each piece costs too much."""
+
 ALL_TRANSFERS: Final = bytes(TRANSFER_ID_BYTES)
 """In a packet Refused: everything that this stream could carry."""
 
@@ -53,6 +57,7 @@ class FileReceiver(Protocol):
         self._heartbeat = Heartbeat(factory.clock, self._say, self._silent)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
+        self._gathering: Any = None
         self._is_working = False
         self._is_paused = False
         self._is_connected = False
@@ -81,12 +86,22 @@ class FileReceiver(Protocol):
             self._is_paused = True
             self._heartbeat.listens = False
             self.transport.pauseProducing()  # type: ignore[attr-defined]
-        self._work()
+        if self._waiting_bytes >= BATCH_BYTES:
+            self._work()
+        elif self._gathering is None:
+            self._gathering = self._shared.clock.callLater(GATHER_SECONDS, self._gathered)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Write what has come, and leave for later what is not whole."""
         self._is_connected = False
         self._heartbeat.stop()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        self._work()
+
+    def _gathered(self) -> None:
+        self._gathering = None
         self._work()
 
     def _work(self) -> None:

@@ -40,8 +40,8 @@ from abst.errors import RemoteProtocolError
 MAX_UNANSWERED: Final = 256
 """How many items may be under way; a receiver remembers more of them after they are over."""
 
-MAX_PIECES: Final = 8
-"""More pieces than these are joined before they are written."""
+WRITE_BYTES: Final = 260 * 1024
+"""Up to so many bytes are joined before they are written: a piece as it is read, and its head."""
 
 InThread = Callable[..., Deferred[Any]]
 """Calls a function with arguments, not in this thread, and returns a Deferred of its result."""
@@ -246,11 +246,16 @@ class FileSender(Protocol):
         self._abort()
 
     def _write(self, block: Block) -> None:
-        pieces = block.pieces
-        if len(pieces) > MAX_PIECES:
-            pieces = [b"".join(pieces)]
-        for piece in pieces:
-            self._say(piece)
+        """Write a block, in pieces that are neither small nor large."""
+        waiting: list[bytes] = []
+        waiting_bytes = 0
+        for piece in block.pieces:
+            if waiting_bytes + len(piece) > WRITE_BYTES and waiting:
+                self._say(b"".join(waiting))
+                waiting, waiting_bytes = [], 0
+            waiting.append(piece)
+            waiting_bytes += len(piece)
+        self._say(b"".join(waiting))
 
     def _say(self, data: bytes) -> None:
         if self._is_connected and not self._is_closing:

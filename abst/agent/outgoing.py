@@ -31,6 +31,9 @@ from abst.agent.tree import Found, Survey, TransferError, sendable_name, unreada
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
+READ_BYTES: Final = 256 * 1024
+"""How much is read at once. Larger pieces come from the system anew each time, page by page."""
+
 SNAPSHOTS: Final = 64
 """How many hashes of beginnings are kept: more blocks than can be on their way."""
 
@@ -233,12 +236,12 @@ def _entry(item: Item, found: Found, packet: bytes, number: int, offset: int) ->
         size = found.size_bytes
         pieces = [packet]
         while offset < size:
-            data = os.pread(descriptor, min(BLOCK_BYTES, size - offset), offset)
+            data = os.pread(descriptor, min(READ_BYTES, size - offset), offset)
             if not data:
                 raise TransferError("it became shorter while it was sent", found.path)
             hashed.update(data)
             offset += len(data)
-            if len(data) == BLOCK_BYTES:
+            if not offset % BLOCK_BYTES:
                 item.keep_hash(number, offset, hashed)
             pieces += (encode(BYTES, length=len(data)), data)
             if offset < size:

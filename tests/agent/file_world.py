@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from abst.agent.draft import Draft
 from abst.agent.drafts import Drafts
-from abst.agent.file_receiver import FileReceiverFactory
+from abst.agent.file_receiver import GATHER_SECONDS, FileReceiverFactory
 from abst.agent.outgoing import Item
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Arrived, Records, Sending
 from abst.agent.shipment import Observer, Shipment
@@ -272,7 +272,10 @@ class World:
             moved = self.streams.carry(size) if size > 0 else 0
             carried += moved
             if not moved:
-                return carried
+                self.clock.advance(GATHER_SECONDS)
+                waits = any(end.written or end.closing for end in self.streams.ends)
+                if not waits or carried >= until_bytes:
+                    return carried
         raise AssertionError("it does not come to rest")
 
     def finish(self, seconds: float = 200.0) -> None:

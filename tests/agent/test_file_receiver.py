@@ -33,7 +33,7 @@ from abst.agent.file_packets import (
     Splitter,
     encode,
 )
-from abst.agent.file_receiver import MAX_STREAMS_FROM_ONE
+from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE
 from abst.device.stream import StreamAddress
 from tests.agent.file_world import ALICE, End, World
 
@@ -57,6 +57,7 @@ class Liar:
     """The sending end of a stream, by hand."""
 
     def __init__(self, world: World) -> None:
+        self._clock = world.clock
         self.end, self.theirs = End(), End()
         self.end.other, self.theirs.other = self.theirs, self.end
         self.end.protocol = self
@@ -70,6 +71,7 @@ class Liar:
         """Say something, and hear the answers."""
         if packets and not self.theirs.lost:
             self.theirs.protocol.dataReceived(b"".join(packets))
+            self._clock.advance(GATHER_SECONDS)
         for piece in self._splitter.receive_data(bytes(self.theirs.written)):
             assert isinstance(piece, tuple)
             self.answers.append(piece[0])

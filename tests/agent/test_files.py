@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.agent import draft as draft_module
 from abst.agent import file_sender, outgoing
 from abst.agent.file_packets import BLOCK_BYTES, MAX_PATH_PARTS
-from abst.agent.file_receiver import MAX_STREAMS_FROM_ONE
+from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE
 from abst.errors import AbstError, Code, NotTrustedError, SessionEndedError, StreamError
 from tests.agent.file_world import World, tree
 
@@ -105,7 +105,9 @@ class SendingTests(FilesTestCase):
         paths = [self.file(f"{n}".encode(), f"{n}.txt") for n in range(600)]
         self.world.send(*paths)
         turns = 0
-        while self.world.streams.carry(1 << 20):
+        while len(self.world.stored) < len(paths):
+            self.world.streams.carry(1 << 20)
+            self.world.clock.advance(GATHER_SECONDS)
             turns += 1
         self.assertLess(turns, 20)
         self.world.finish()
@@ -513,6 +515,7 @@ class AnyBreakTests(SynchronousTestCase):
         block_bytes: int,
     ) -> None:
         self.patch(outgoing, "BLOCK_BYTES", block_bytes)
+        self.patch(outgoing, "READ_BYTES", min(block_bytes, outgoing.READ_BYTES))
         self.patch(draft_module, "BLOCK_BYTES", block_bytes)
         self.patch(file_sender, "MAX_UNANSWERED", 2)
         with tempfile.TemporaryDirectory() as folder:
