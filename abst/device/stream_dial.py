@@ -39,7 +39,8 @@ CIRCUIT_TRIES: Final = 2
 """A leg that came to nothing is opened inside TLS the next time."""
 
 PATIENCE_SECONDS: Final = 5.0
-"""How long a realm is waited for whose connection has just been lost, or is not made yet."""
+"""How long a realm is waited for: one whose connection has just been lost or is not made yet, or
+one that has been asked for too many circuits."""
 
 
 class DialOwner(OpeningOwner, Protocol):
@@ -91,6 +92,7 @@ class StreamDial:
         self._lag: Any = None
         self._patience: Any = None
         self._has_waited = False
+        self._waited_seconds = 0.0
         self._is_over = False
         self._problem: AbstError | None = None
 
@@ -118,7 +120,7 @@ class StreamDial:
 
     def link_up(self, link: Link) -> None:
         """Hear that a realm is connected, which may have been waited for."""
-        if self._patience is not None:
+        if self._patience is not None and not self._links:
             self._stop_patience()
             self._links.append(link)
             self._try_circuit()
@@ -153,7 +155,19 @@ class StreamDial:
 
     def _not_given(self, problem: AbstError) -> None:
         self._problem = problem
+        if isinstance(problem, RealmRefusedError) and problem.code == Code.RATE_LIMITED:
+            wait = problem.retry_after_seconds
+            if wait is not None and self._waited_seconds + wait <= PATIENCE_SECONDS:
+                # Many streams at once are no abuse: they are opened one after the other.
+                self._waited_seconds += wait
+                self._patience = self._owner.reactor.callLater(wait, self._ask_again)
+                return
         self._next_link()
+
+    def _ask_again(self) -> None:
+        self._stop_patience()
+        self._try_circuit()
+        self._go_on()
 
     def _open_leg(self, link: Link, circuit: Circuit) -> None:
         def opened(pipe: Pipe) -> None:

@@ -118,6 +118,31 @@ class NoCircuitTests(MemoryCircuitTestCase):
         problem = await self.refused(RealmRefusedError)
         self.assertEqual(Code.CIRCUITS_FULL, problem.code)
 
+    async def test_many_streams_at_once_are_opened_one_after_the_other(self) -> None:
+        self.network.realm.stop()
+        self.network.add_realm(Limits(circuit_requests_per_minute=60))
+        self.alice, self.bob = self.device("alice"), self.device("bob")
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        await self.bob.streams.listen("notes", Built(Notes))
+        connect = self.alice.streams.connect
+        opening = [connect(self.bob.device_id, "notes", Built(Notes)) for _ in range(63)]
+        self.network.settle()
+        self.assertEqual(60, sum(each.called for each in opening))
+        self.network.advance(5)
+        for each in opening:
+            self.successResultOf(each)
+
+    async def test_too_many_streams_at_once_are_refused(self) -> None:
+        self.network.realm.stop()
+        self.network.add_realm(Limits(circuit_requests_per_minute=1))
+        self.alice, self.bob = self.device("alice"), self.device("bob")
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        await self.open()
+        problem = await self.refused(RealmRefusedError)
+        self.assertEqual(Code.RATE_LIMITED, problem.code)
+
     async def test_a_peer_on_another_realm_is_found(self) -> None:
         second = self.network.add_realm()
         self.alice, self.bob = self.device("alice"), self.device("bob")
