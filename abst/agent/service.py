@@ -31,8 +31,12 @@ from abst.device.lan import Lan, LocalNetwork
 from abst.device.session_store import SqliteSessionStore
 from abst.device_id import DeviceID
 from abst.errors import AbstError
+from abst.open_files import allow_open_files
 
 MAX_SOCKET_PATH_BYTES: Final = 107
+OPEN_FILES: Final = 4096
+"""Streams, what is forwarded and exposed, and programs that use the gate, each with its bounds."""
+
 OUTBOX_SECONDS: Final = 30 * 24 * 3600.0
 """How long what is sent waits for a device that is away."""
 
@@ -74,6 +78,7 @@ class AgentService(MultiService):
         Raises:
             SystemExit: something is in the way; the text says what.
         """
+        allow_open_files(OPEN_FILES)
         try:
             self._open()
         except AbstError as error:

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from abst.address import RealmAddress
 from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
+from abst.open_files import allow_open_files
 from abst.realm.config import Config
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
@@ -209,25 +210,6 @@ def limits_within(limits: Limits, files: int) -> tuple[Limits, int]:
         circuits=int(limits.circuits * share),
     )
     return lowered, pipes
-
-
-def allow_open_files(number: int) -> int:
-    """Raise this process's limit of open files to that number, as far as the system lets it.
-
-    Returns:
-        How many may be open now; the number itself where nothing tells.
-    """
-    try:
-        import resource
-    except ImportError:
-        return number
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return number if allowed == resource.RLIM_INFINITY else allowed
 
 
 def reachable_host(bound: str) -> str:

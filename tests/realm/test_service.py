@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -22,7 +21,6 @@ from abst.realm.protocol import hard_limit_of
 from abst.realm.service import (
     IDENTITY_FILE,
     RealmService,
-    allow_open_files,
     files_for,
     limits_within,
     make_state_folder,
@@ -141,22 +139,6 @@ class StateFolderTests(SynchronousTestCase):
 
 
 class OpenFilesTests(SynchronousTestCase):
-    def test_the_limit_is_raised_and_never_lowered(self) -> None:
-        try:
-            import resource
-        except ImportError:
-            raise SkipTest("this system has no such limits") from None
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-        allow_open_files(300)
-        self.assertEqual((300, hard), resource.getrlimit(resource.RLIMIT_NOFILE))
-        allow_open_files(100)
-        self.assertEqual((300, hard), resource.getrlimit(resource.RLIMIT_NOFILE))
-        allow_open_files(10**12)
-        now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.assertTrue(now == hard or now == 10**12 or hard == resource.RLIM_INFINITY)
-
     def test_limits_that_the_files_suffice_for_stay(self) -> None:
         limits = Limits()
         self.assertEqual((limits, MAX_PIPES), limits_within(limits, files_for(limits)))
