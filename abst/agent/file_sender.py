@@ -169,6 +169,9 @@ class FileSender(Protocol):
             return
         if packet_id == REFUSED and not any(packet["transfer"]):
             self._sender.refused_all(packet["reason"])
+            self._unsent.clear()
+            self._asked.clear()
+            self._underway.clear()
             return
         item = self._sender.find(packet["transfer"]) if "transfer" in packet else None
         if item is None:
