@@ -1,9 +1,11 @@
 """The examples, run as their reader runs them: as processes, with real sockets."""
 
+import json
 import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 
 from twisted.trial.unittest import TestCase
 
@@ -12,8 +14,11 @@ from tests.integration.command_line import (
     ENVIRONMENT,
     ROOT,
     SECONDS,
+    CommandLine,
+    CommandLineTestCase,
     end,
     read_line,
+    shared_stage,
     temporary_folder,
     wait_until,
 )
@@ -172,3 +177,46 @@ class ExamplesTests(TestCase):
             self.assertEqual(1, process.returncode, said)
             self.assertTrue(said.splitlines()[-1].startswith(expected), said)
             self.assertNotIn("Traceback", said)
+
+
+class StreamExamplesTests(CommandLineTestCase):
+    """The examples that use the agents' streams."""
+
+    def start(self, device: CommandLine, example: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start an example on a device; it is ended with the test."""
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "examples" / example), *arguments],
+            env={**ENVIRONMENT, "ABST_HOME": str(device.home)},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.addCleanup(end, process)
+        return process
+
+    def test_a_peer_asks_for_a_product(self) -> None:
+        stage = shared_stage()
+        self.assertEqual("ready\n", read_line(self.start(stage.alice, "amp_service.py", "serve")))
+        asking = self.start(stage.bob, "amp_service.py", "ask", "alice", "6", "7")
+        said, _ = asking.communicate(timeout=SECONDS)
+        self.assertEqual("42\n", said)
+
+    def test_amp_service_says_how_it_is_used(self) -> None:
+        process = self.start(shared_stage().alice, "amp_service.py", "ask", "alice", "six")
+        said, _ = process.communicate(timeout=SECONDS)
+        self.assertEqual(1, process.returncode)
+        self.assertIn("usage: amp_service.py", said)
+        self.assertNotIn("Traceback", said)
+
+    def test_a_web_application_knows_who_asks(self) -> None:
+        stage = shared_stage()
+        self.assertIn("abst:guests", read_line(self.start(stage.alice, "web_app.py")))
+        forward = stage.bob.start("forward", "alice", "guests", "tcp:0", "--json")
+        self.addCleanup(end, forward)
+        address = json.loads(read_line(forward))["address"]
+        bob_id = stage.bob.ok("id").split()[-1]
+        for visit in (1, 2):
+            with urllib.request.urlopen(f"http://{address}/", timeout=SECONDS) as answer:
+                self.assertEqual(f"hello, {bob_id}: visit {visit}\n", answer.read().decode())
