@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import SkipTest
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.agent import naming
@@ -271,9 +271,52 @@ class LyingSenderTests(SynchronousTestCase):
         draft = self.world.inbox / f".{TRANSFER.hex()}.abst-partial"
         (draft / "a").rename(self.folder / "away")
         (draft / "a").symlink_to(outside)
+        (outside / "b").mkdir(mode=0o500)
         self.liar.say(entry("a", "c"))
         self.assert_refused("cannot store it")
-        self.assertEqual([], os.listdir(outside))
+        self.assertEqual(["b"], os.listdir(outside))
+        self.assertEqual(0o500, (outside / "b").stat().st_mode & 0o777)
+
+    def test_a_file_replaced_by_a_link_between_two_streams(self) -> None:
+        victim = self.folder.absolute() / "victim"
+        victim.write_bytes(b"ab")
+        for number, name in enumerate(("draft", "journal")):
+            transfer = bytes([number]) * 16
+            self.liar.item(size=5, transfer=transfer)
+            self.liar.say(entry(size=5), data(b"ab"))
+            self.liar.close()
+            suffix = "partial" if name == "draft" else "journal"
+            place = self.world.inbox / f".{transfer.hex()}.abst-{suffix}"
+            place.unlink()
+            place.symlink_to(victim)
+            self.liar = self.open()
+            self.liar.say(encode(ASK, transfer=transfer))
+            self.assert_refused("cannot store it", transfer=transfer)
+            self.assertEqual(b"ab", victim.read_bytes())
+
+    def test_two_streams_that_hear_of_one_item_put_it_on_record_once(self) -> None:
+        done: list[tuple[Any, Any]] = []
+
+        def later(call: Any, *arguments: Any) -> Any:
+            told: Any = Deferred()
+            done.append((told, call(*arguments)))
+            return told
+
+        other = self.open()
+        self.world.receivers.in_thread = later
+        content = entry(size=1) + data(b"x") + encode(ENTRY_END, sha256=digest(b"x"))
+        offer = encode(
+            ITEM, transfer=TRANSFER, name="a", folder=False, size=1, entries=1, resumes=False
+        )
+        self.liar.say(offer, content, encode(ITEM_END, sha256=digest(b"x")))
+        other.say(encode(ASK, transfer=TRANSFER))
+        for told, outcome in done[:2]:
+            told.callback(outcome)
+        self.world.receivers.in_thread = maybeDeferred
+        for liar in (self.liar, other):
+            liar.say()
+            self.assertEqual(["a"], [stored["name"] for stored in liar.of(STORED)])
+        self.assertEqual(["a"], self.world.stored)
 
     # Sizes and counts.
 
@@ -408,8 +451,6 @@ class LyingSenderTests(SynchronousTestCase):
         waiting: list[Any] = []
 
         def later(*call: Any) -> Any:
-            from twisted.internet.defer import Deferred
-
             done: Any = Deferred()
             waiting.append((done, call))
             return done

@@ -339,6 +339,17 @@ class BreakTests(FilesTestCase):
                 self.world.notes.problems.clear()
                 self.assert_nothing_left()
 
+    def test_what_changed_in_a_part_that_was_across_is_noticed_too(self) -> None:
+        early = self.file(b"early", "folder/a.txt")
+        self.file(os.urandom(4 * BLOCK_BYTES), "folder/b.bin")
+        self.world.send(early.parent)
+        self.world.settle(until_bytes=2 * BLOCK_BYTES)
+        early.write_bytes(b"yearl")
+        self.world.streams.cut()
+        self.world.finish()
+        self.assertIn("has changed since it was first offered", self.problem())
+        self.assert_nothing_left()
+
     def test_a_file_that_changes_while_it_is_sent_is_given_up(self) -> None:
         for change in (
             lambda p: os.truncate(p, 10),
