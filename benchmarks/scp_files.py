@@ -17,7 +17,8 @@ from benchmarks.process import unused_port
 from benchmarks.relays import started
 
 _SYSTEM_FOLDERS = "/usr/sbin:/usr/local/sbin"
-# A folder that sshd wants to be there when root starts it; its service makes it, too.
+# An empty folder that sshd wants to be there when root starts it. Its service makes it, too, and it is
+# left: another sshd may need it by now.
 _ROOTS_FOLDER = Path("/run/sshd")
 _CONFIGURATION = """\
 Port {port}
@@ -67,20 +68,9 @@ class ScpFiles:
         send += ["-P", str(port), *(f"-o{option}" for option in options)]
         send += [str(file), f"{getpass.getuser()}@127.0.0.1:{inbox}/"]
         serve = [self._programs["sshd"], "-D", "-e", "-f", str(configuration)]
-        with _roots_folder(), started(serve, folder, port) as sshd:
+        if not os.geteuid():
+            _ROOTS_FOLDER.mkdir(mode=0o755, exist_ok=True)
+        with started(serve, folder, port) as sshd:
             yield Prepared(
                 standing=[(RECEIVER, sshd)], commands=[(SENDER, send)], inbox=inbox, cwd=folder
             )
-
-
-@contextlib.contextmanager
-def _roots_folder() -> Iterator[None]:
-    """Make the folder, and remove it again, if root needs it and it is missing."""
-    if os.geteuid() or _ROOTS_FOLDER.exists():
-        yield
-        return
-    _ROOTS_FOLDER.mkdir(mode=0o755)
-    try:
-        yield
-    finally:
-        _ROOTS_FOLDER.rmdir()
