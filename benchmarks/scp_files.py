@@ -17,8 +17,8 @@ from benchmarks.process import unused_port
 from benchmarks.relays import started
 
 _SYSTEM_FOLDERS = "/usr/sbin:/usr/local/sbin"
-# An empty folder that sshd wants to be there when root starts it. Its service makes it, too, and it is
-# left: another sshd may need it by now.
+# An empty folder that sshd wants to be there when root starts it. Its service makes it, too, and it
+# is left: another sshd may need it by now.
 _ROOTS_FOLDER = Path("/run/sshd")
 _CONFIGURATION = """\
 Port {port}
