@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
@@ -28,6 +28,9 @@ from abst.agent.tree import TransferError
 from abst.device import Device
 from abst.device_id import DeviceID
 from abst.errors import AbstError
+
+KEPT_BYTES: Final = 8 * 1024 * 1024
+"""A piece of memory that is larger than all that files are carried in."""
 
 InThread = Callable[..., Deferred[Any]]
 """Calls a function with arguments, not in this thread, and returns a Deferred of its result."""
@@ -72,6 +75,9 @@ class Files:
 
     def start(self) -> Deferred[Any]:
         """Take what peers send, and go on with what was on its way before."""
+        # The C library gives pieces up to the largest that was ever freed back to itself, and not
+        # to the system: to get each block anew, page by page, cost as much as to send it.
+        bytes(KEPT_BYTES)
         device_ids = {bytes(peer.device_id) for peer in self._device.peers}
         self._records.keep_only(device_ids)
         for draft in self._drafts.recover(device_ids):
