@@ -10,7 +10,6 @@ and the same tests run over both.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import socket
 import struct
@@ -49,7 +48,8 @@ USER_TIMEOUT_MILLISECONDS: Final = 15_000
 
 LINGER_SECONDS: Final = 2.0
 """How long what still arrives is read and thrown away after the last word has been sent: a socket
-closed with unread bytes resets the connection, and the last word is lost with it."""
+closed with unread bytes resets the connection, and the last word is lost with it. After that the
+socket is closed, and the system goes on sending what it still holds."""
 
 PlainProtocolFactory = Callable[[], IProtocol]
 """Makes the protocol for a connection whose first byte is not TLS."""
@@ -154,7 +154,13 @@ class _FactoryOfOne(Factory):
 
 
 class _LingeringTls(TLSMemoryBIOProtocol):
-    """Twisted's TLS; by itself it waits for ever for an other side that does not close."""
+    """Twisted's TLS; by itself it waits for ever for an other side that does not close.
+
+    Here the transport below is told to close after a while, which it does as soon as everything has
+    been written. Whoever does not read is for the protocol above to cut off.
+    """
+
+    transport: Any
 
     def __init__(
         self, factory: TLSMemoryBIOFactory, protocol: IProtocol, call_later: Callable[..., Any]
@@ -165,8 +171,13 @@ class _LingeringTls(TLSMemoryBIOProtocol):
 
     def loseConnection(self) -> None:
         if self._timer is None and self.connected:
-            self._timer = self._call_later(LINGER_SECONDS, self.abortConnection)
+            self._timer = self._call_later(LINGER_SECONDS, self._close)
         super().loseConnection()
+
+    def _close(self) -> None:
+        # Nothing comes any more that could make a socket closed now reset the connection: what was
+        # read since the last word has been thrown away.
+        self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._timer is not None and self._timer.active():
@@ -395,11 +406,14 @@ class TlsSocket:
 
     def abortConnection(self) -> None:
         """Close now; what has not been written is lost."""
-        if self._state not in (_State.GIVEN_BACK, _State.LOST):
+        if self._state is _State.LOST:
+            return
+        if self._state is not _State.GIVEN_BACK:
             self._leave_reactor()
             self._unsent.clear()
             self._state = _State.GIVEN_BACK
-            self._transport.abortConnection()
+        # The owner, too, may wait for the other end to read, before it closes in order.
+        self._transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """Read no more for now: what comes waits in the kernel, and then at its sender."""
@@ -552,8 +566,19 @@ class TlsSocket:
 
     def _say_goodbye(self) -> None:
         """Close our direction; go on reading for a while, so that the last word is not lost."""
-        with contextlib.suppress(SSL.Error, SSL.SysCallError):
-            self._tls.shutdown()
+        if self._state is not _State.ENDED:
+            try:
+                self._tls.shutdown()
+            except SSL.WantWriteError:
+                self._state = _State.CLOSING
+                self._reactor.addWriter(self)
+                return
+            except (SSL.Error, SSL.SysCallError):
+                pass  # There is no TLS to end, or none any more.
+        if self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+            # Nothing more comes, so there is nothing to wait for.
+            self._close()
+            return
         try:
             self._handle.shutdown(socket.SHUT_WR)
         except OSError:
@@ -562,7 +587,7 @@ class TlsSocket:
         self._state = _State.LINGERING
         self._reactor.removeWriter(self)
         self._reactor.addReader(self)
-        self._timer = self._reactor.callLater(LINGER_SECONDS, self.abortConnection)
+        self._timer = self._reactor.callLater(LINGER_SECONDS, self._close)
 
     def _throw_away(self) -> None:
         try:
@@ -592,13 +617,8 @@ class TlsSocket:
         self._unsent.clear()
         if isinstance(problem, SSL.SysCallError):
             self.abortConnection()
-        elif isinstance(problem, SSL.ZeroReturnError):
-            # It has said that nothing more comes, so there is nothing to wait for.
-            with contextlib.suppress(SSL.Error, SSL.SysCallError):
-                self._tls.shutdown()
-            self._close()
         else:
-            # An alert that says what is wrong is on its way to the other side.
+            # The other side has ended, or an alert that says what is wrong is on its way to it.
             self._say_goodbye()
 
     def _leave_reactor(self) -> None:

@@ -8,8 +8,9 @@ import socket
 import ssl
 import struct
 import threading
-from typing import Any
+from typing import Any, cast
 
+from OpenSSL import SSL
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
@@ -21,8 +22,9 @@ from zope.interface import implementer
 
 from abst.identity import Identity
 from abst.poller import Poller
+from abst.realm.legs import tune_leg
 from abst.tls import device_key_of, realm_server_context
-from abst.tls_socket import READ_BYTES, TlsAcceptor, TlsSocket
+from abst.tls_socket import LINGER_SECONDS, READ_BYTES, TlsAcceptor, TlsSocket
 from tests.carriers import (
     PATIENCE_SECONDS,
     Behaviour,
@@ -111,8 +113,8 @@ class Server(Factory):
         return self.acceptors[-1]
 
 
-class TlsBehaviour(Behaviour):
-    """What a server's TLS connection does, whatever carries it."""
+class TlsStage(Behaviour):
+    """A server, and clients of it."""
 
     def make_descriptors(self) -> Any:
         """Return what the acceptor is given, from which the carrier follows."""
@@ -164,6 +166,26 @@ class TlsBehaviour(Behaviour):
 
     def until_lost(self, notes: Any) -> None:
         until(lambda: "lost" in notes.happened, "the end of the connection")
+
+    def half_closing(self) -> tuple[ssl.SSLSocket, Any]:
+        """Return both ends of a connection whose protocol cares for each direction's end."""
+        connection, notes = self.connect()
+        newer = HalfClosing()
+        newer.happened = notes.happened
+        newer.transport = notes.transport
+        in_reactor(notes.transport.hand_over, newer)
+        return connection, newer
+
+    def says_its_end(self, connection: ssl.SSLSocket) -> None:
+        """Send close_notify, and do not wait for the other side's."""
+        connection.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            connection.unwrap()
+        connection.settimeout(PATIENCE_SECONDS)
+
+
+class TlsBehaviour(TlsStage):
+    """What a server's TLS connection does, whatever carries it."""
 
     @in_thread
     def test_bytes_go_both_ways(self) -> None:
@@ -356,22 +378,6 @@ class TlsBehaviour(Behaviour):
 class HalfCloseBehaviour(TlsBehaviour):
     """What the socket's own TLS does and Twisted's cannot: end one direction alone."""
 
-    def half_closing(self) -> tuple[ssl.SSLSocket, Any]:
-        """Return both ends of a connection whose protocol cares for each direction's end."""
-        connection, notes = self.connect()
-        newer = HalfClosing()
-        newer.happened = notes.happened
-        newer.transport = notes.transport
-        in_reactor(notes.transport.hand_over, newer)
-        return connection, newer
-
-    def says_its_end(self, connection: ssl.SSLSocket) -> None:
-        """Send close_notify, and do not wait for the other side's."""
-        connection.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            connection.unwrap()
-        connection.settimeout(PATIENCE_SECONDS)
-
     @in_thread
     def test_the_other_side_ends_and_this_one_goes_on(self) -> None:
         connection, notes = self.half_closing()
@@ -414,6 +420,148 @@ class HalfCloseBehaviour(TlsBehaviour):
         connection.close()
         self.until_lost(notes)
         self.assertNotIn("read lost", notes.happened)
+
+
+class Hasty(PlainReactor):
+    """The reactor, for which seconds are hundredths."""
+
+    def callLater(self, seconds: float, *call: Any, **keywords: Any) -> Any:
+        return running_reactor().callLater(seconds / 100, *call, **keywords)
+
+
+class FullOnce:
+    """OpenSSL's connection, whose socket is full when ``close_notify`` is to be sent."""
+
+    def __init__(self, tls: Any) -> None:
+        self._tls = tls
+        self._is_full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def shutdown(self) -> Any:
+        if self._is_full:
+            self._is_full = False
+            raise SSL.WantWriteError
+        return self._tls.shutdown()
+
+
+class SlowReaderBehaviour(TlsStage):
+    """What a server's TLS connection does for somebody who reads late."""
+
+    unread = 2 * MEGABYTE
+    """Little enough for the system to hold it all, and too much for the reader's end alone."""
+
+    def hold(self, notes: Any) -> None:
+        """Let the system hold as much as it can, as a circuit's leg does."""
+        handle = notes.transport.getHandle()
+        if isinstance(handle, socket.socket):
+            tune_leg(handle)
+
+    def read_late(self, connection: ssl.SSLSocket, how_much: int) -> None:
+        """Read everything, when the time of lingering has long passed."""
+        threading.Event().wait(LINGER_SECONDS / 100 * 5)
+        received = 0
+        while data := connection.recv(65536):
+            received += len(data)
+            if received == how_much:
+                return
+        self.fail(f"{received} of {how_much} bytes")
+
+    @in_thread
+    def test_what_was_written_waits_for_its_reader(self) -> None:
+        connection, notes = self.connect()
+        self.hold(notes)
+
+        def write_and_close() -> None:
+            notes.transport.write(bytes(self.unread))
+            notes.transport.unregisterProducer()
+            notes.transport.loseConnection()
+
+        in_reactor(write_and_close)
+        self.read_late(connection, self.unread)
+        self.assertEqual(b"", connection.recv(1))
+        self.until_lost(notes)
+
+    @in_thread
+    def test_who_never_reads_can_be_cut_off(self) -> None:
+        connection, notes = self.connect()
+
+        def write_and_close() -> None:
+            notes.transport.write(bytes(64 * MEGABYTE))
+            notes.transport.unregisterProducer()
+            notes.transport.loseConnection()
+
+        in_reactor(write_and_close)
+        threading.Event().wait(LINGER_SECONDS / 100 * 5)
+        self.assertNotIn("lost", notes.happened)
+        in_reactor(notes.transport.abortConnection)
+        self.until_lost(notes)
+        connection.close()
+
+
+class SlowHalfCloserBehaviour(SlowReaderBehaviour):
+    """The same, where each direction can end alone."""
+
+    @in_thread
+    def test_the_tail_waits_for_who_has_ended_its_own_direction(self) -> None:
+        connection, notes = self.half_closing()
+        self.says_its_end(connection)
+        until(lambda: "read lost" in notes.happened, "the end of one direction")
+        self.hold(notes)
+        in_reactor(notes.transport.write, bytes(self.unread))
+        in_reactor(notes.transport.loseWriteConnection)
+        self.read_late(connection, self.unread)
+        with self.assertRaises(ssl.SSLZeroReturnError):
+            connection.recv(1)
+        self.until_lost(notes)
+
+    @in_thread
+    def test_nothing_is_waited_for_when_both_have_ended(self) -> None:
+        connection, notes = self.half_closing()
+        self.says_its_end(connection)
+        until(lambda: "read lost" in notes.happened, "the end of one direction")
+        in_reactor(notes.transport.loseConnection)
+        self.assertIsNone(notes.transport._timer)
+        self.until_lost(notes)
+
+    @in_thread
+    def test_a_full_socket_delays_the_end_and_does_not_swallow_it(self) -> None:
+        for other_ends_first in (True, False):
+            for end in ("loseConnection", "loseWriteConnection"):
+                connection, notes = self.half_closing()
+                cast(Any, connection).suppress_ragged_eofs = False
+                if other_ends_first:
+                    self.says_its_end(connection)
+                    until(lambda: "read lost" in notes.happened, "an end")  # noqa: B023
+                notes.transport._tls = FullOnce(notes.transport._tls)
+                in_reactor(getattr(notes.transport, end))
+                try:
+                    self.assertEqual(b"", connection.recv(1))
+                except ssl.SSLZeroReturnError:
+                    self.assertTrue(other_ends_first)
+                connection.close()
+                self.until_lost(notes)
+
+
+class OnHastyPollerTests(SlowHalfCloserBehaviour, TestCase):
+    def make_descriptors(self) -> Any:
+        return Poller(Hasty(), lambda: None)
+
+
+class OnHastyReactorTests(SlowHalfCloserBehaviour, TestCase):
+    def make_descriptors(self) -> Any:
+        return Hasty()
+
+
+class OnHastyTwistedTlsTests(SlowReaderBehaviour, TestCase):
+    unread = 16 * MEGABYTE
+    """More than the system holds: the rest waits in Twisted's transport."""
+
+    def make_descriptors(self) -> Any:
+        reactor = TimeOnlyReactor()
+        reactor.callLater = Hasty().callLater
+        return reactor
 
 
 class OnPollerTests(HalfCloseBehaviour, TestCase):

@@ -120,6 +120,13 @@ class RealmProtocol(Protocol):
             # Twisted's TLS does not close while a producer might go on.
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+            due = self.factory.now() + self.factory.realm.limits.stall_seconds
+            self.factory.realm.deadlines.add(due, self._look_for_end)
+
+    def _look_for_end(self, now: float) -> None:
+        """Cut a connection off that was closed, and whose last bytes nobody has read."""
+        if self.conversation.carrier is not None:
+            self.transport.abortConnection()
 
     def _become_leg(self) -> None:
         """Give the connection to the leg that it has turned into."""

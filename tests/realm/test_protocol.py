@@ -377,6 +377,22 @@ class RealmBehaviour(Behaviour):
         host, port = device.socket.getsockname()
         self.assertEqual([host, port], device.hello().observed_address)
 
+    @in_thread
+    def test_who_does_not_read_its_last_bytes_is_cut_off_too(self) -> None:
+        self.set_limits(Limits(stall_seconds=0.3))
+        self.join(ALICE)
+        (conversation,) = self.realm.conversations
+
+        def close() -> None:
+            transport: Any = conversation.carrier.transport  # type: ignore[attr-defined]
+            transport.unregisterProducer()
+            transport.write(bytes(64_000_000))
+            conversation.close(Code.SILENT)
+            self.factory.settle()
+
+        in_reactor(close)
+        self.until_there_are(0)
+
 
 class OverPollerTests(RealmBehaviour, TestCase):
     """Sockets behind a poller: what a realm on Linux has."""
