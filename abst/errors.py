@@ -111,7 +111,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.CIRCUIT_REFUSED: Meaning(
         True,
         "the other device takes no circuit from this one",
-        "see whether the two are still paired",
+        "see whether the two are still paired, and close connections that are not needed",
     ),
     Code.CIRCUIT_UNANSWERED: Meaning(
         True,

@@ -37,6 +37,9 @@ EXPORTER_BYTES: Final = 32
 
 _BETWEEN_DEVICES: Final = (DEVICE_ALPN, STREAM_ALPN)
 
+_PARTIAL_WRITE: Final = 0x01
+"""SSL_MODE_ENABLE_PARTIAL_WRITE of OpenSSL, which pyOpenSSL sets, and newer ones can clear."""
+
 _READ_BYTES: Final = 16384
 _WRITE_BYTES: Final = 65536
 
@@ -131,6 +134,15 @@ def _context(identity: Identity | None, verify: Callable[..., bool] | None) -> S
     if identity is not None:
         context.use_privatekey(crypto.PKey.from_cryptography_key(identity.private_key))
         context.use_certificate(crypto.X509.from_cryptography(identity.certificate()))
+    return context
+
+
+def _memory_context(identity: Identity | None) -> SSL.Context:
+    """Return a context for connections over memory, which take all that is written at once."""
+    context = _context(identity, _verify_by_check)
+    if hasattr(context, "clear_mode"):
+        # One call encrypts as many records as there are.
+        context.clear_mode(_PARTIAL_WRITE)
     return context
 
 
@@ -276,15 +288,15 @@ class ChannelContexts:
     """
 
     def __init__(self, identity: Identity) -> None:
-        self._clients = {alpn: _context(identity, _verify_by_check) for alpn in _BETWEEN_DEVICES}
-        self._servers = {alpn: _context(identity, _verify_by_check) for alpn in _BETWEEN_DEVICES}
+        self._clients = {alpn: _memory_context(identity) for alpn in _BETWEEN_DEVICES}
+        self._servers = {alpn: _memory_context(identity) for alpn in _BETWEEN_DEVICES}
         for alpn in _BETWEEN_DEVICES:
             self._clients[alpn].set_alpn_protos([alpn])
             self._servers[alpn].set_alpn_select_callback(_select_alpn(alpn))
-        self._admitted = _context(identity, _verify_by_check)
+        self._admitted = _memory_context(identity)
         self._admitted.set_alpn_select_callback(_select_alpn(*_BETWEEN_DEVICES))
         # Without a certificate no handshake gets through: only a knock leads to one.
-        self._port = _context(None, _verify_by_check)
+        self._port = _memory_context(None)
         self._port.set_alpn_select_callback(_select_alpn(*_BETWEEN_DEVICES))
         self._port.set_tlsext_servername_callback(self._open_door)
 

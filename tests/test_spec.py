@@ -318,8 +318,12 @@ class RealmTests(TestCase):
             "seconds from the connection to the answer to Open stream, for handshake and opening": (
                 stream_opening.OPENING_SECONDS
             ),
-            "the same on a circuit": stream_opening.CIRCUIT_OPENING_SECONDS,
+            "seconds of Circuit that a device counts with, at most": (
+                stream_opening.MAX_MEETING_SECONDS
+            ),
+            "seconds for all tries together": stream_dial.DIAL_SECONDS,
             "streams that a peer has opened, at once": streams.MAX_STREAMS_OF_PEER,
+            "part of a device's circuits that one peer may have": streams.PEER_SHARE,
             "seconds that what is less likely is tried later": stream_dial.LAG_SECONDS,
             "seconds for which the way of the last stream counts as likely": streams.LATELY_SECONDS,
             "bytes of the packet that a stream begins with, at most": (
@@ -620,6 +624,13 @@ def _refuses(realm: MemoryRealm, line: Line) -> None:
     line.received += leg.said
 
 
+def _gives_back(realm: MemoryRealm, line: Line) -> None:
+    (_, leg), offer = _circuit(realm, line)
+    leg.come()
+    line.send(Error("circuit_refused", "not any more", about=1, circuit=offer.circuit))
+    line.received += leg.said
+
+
 def _is_unanswered(realm: MemoryRealm, line: Line) -> None:
     (leg, _), _ = _circuit(realm, line)
     leg.come()
@@ -694,6 +705,7 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Connect to device too often": _connects_too_often,
     "Error `circuit_refused` from the circuit's target": _refuses,
     "Error of any other kind": lambda realm, line: line.send(Error("later", "what")),
+    "Error `circuit_refused` from the circuit's asker": _gives_back,
     "the other leg of its circuit does not come": _is_unanswered,
     "its circuit is idle for `circuit_idle_seconds`": _idle,
     "its circuit has carried what it may": _spent,

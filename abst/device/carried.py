@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abst.device.link import Link
 from abst.device.paths import Path
 from abst.device.pipes import Pipe
 from abst.tls import TlsEngine
@@ -15,13 +16,22 @@ class Carried:
         engine: its TLS; the handshake may be done already.
         path: what carries it, for people.
         circuit: the name of the circuit that the pipe is a leg of; b"" when it is direct.
+        link: the realm of that circuit.
     """
 
-    def __init__(self, pipe: Pipe, engine: TlsEngine, path: Path, circuit: bytes = b"") -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        engine: TlsEngine,
+        path: Path,
+        circuit: bytes = b"",
+        link: Link | None = None,
+    ) -> None:
         self.pipe = pipe
         self.engine = engine
         self.path = path
         self.circuit = circuit
+        self.link = link
 
     def flush(self) -> None:
         """Send what TLS has to say."""

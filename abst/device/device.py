@@ -334,7 +334,7 @@ class Device(Service):
 
     def circuit_ended(self, link: Link, error: Error) -> None:
         """Break the stream whose circuit the realm has ended."""
-        self.streams.circuit_ended(error)
+        self.streams.circuit_ended(link, error)
 
     # For the local network.
 

@@ -1,8 +1,8 @@
 """Legs: this device's end of a circuit, a connection to a realm that becomes one to a device.
 
 Spec: circuits.md. Owns that a leg begins with its token, that a realm's Error in place of the other
-end's bytes is understood, and which kind of leg is opened: a plain one, or one inside TLS once a
-plain one came to nothing over this realm.
+end's bytes is understood, and which kind of leg is opened: a plain one, or one inside TLS where
+that has worked and a plain one came to nothing.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from twisted.python.failure import Failure
 from abst import codec, packets
 from abst.address import RealmAddress
 from abst.device.connect_problem import connect_problem
-from abst.device.pipes import Pipe
-from abst.device.tcp_pipe import TcpPipe
+from abst.device.pipes import Finished, Pipe
+from abst.device.tcp_pipe import LINGER_SECONDS, TcpPipe
 from abst.errors import AbstError, PeerUnreachableError, RealmRefusedError, RemoteProtocolError
 from abst.identity import Identity
-from abst.packets import MAX_PACKET_BYTES_BEFORE_HELLO, REALM_TO_DEVICE, Error, Leg
+from abst.packets import MAX_PACKET_BYTES_BEFORE_HELLO, REALM_TO_DEVICE, Circuit, Error, Leg
 from abst.tls import realm_client_creator
 
 CONNECT_SECONDS: Final = 10.0
 
-SILENT_SECONDS: Final = 12.0
-"""A realm says within 10 seconds that the other end does not come; so what is silent for longer is
+SILENT_SECONDS: Final = 2.0
+"""So much later than a realm has to say that the other end does not come, what is silent is
 something on the way that lets nothing through."""
 
+MAX_MEETING_SECONDS: Final = 60.0
+
 TLS_SECONDS: Final = 600.0
-"""After a plain leg came to nothing, legs are opened inside TLS for so long."""
+"""After a leg inside TLS has worked where a plain one came to nothing, the next ones are opened in
+the same way for so long."""
 
 _FIRST_TLS_BYTES: Final = range(0x14, 0x18)
 """What the other end begins with: a TLS record of one of four types (RFC 8446, 5.1)."""
@@ -52,24 +55,28 @@ class LegDialler:
         self._address = address
         self._tls_until = 0.0
 
-    def open(self, token: bytes) -> Deferred[Pipe]:
-        """Open a leg; fails with an ``AbstError``, and can be cancelled."""
+    def open(self, circuit: Circuit, *, inside_tls: bool) -> Deferred[Pipe]:
+        """Open a leg; fails with an ``AbstError``, and can be cancelled.
+
+        Args:
+            circuit: what the realm has said.
+            inside_tls: a plain leg has just come to nothing.
+        """
         address = self._address
         endpoint: Any = HostnameEndpoint(
             self._reactor, address.host, address.port, timeout=CONNECT_SECONDS
         )
         make = LegPipe
-        if self._reactor.seconds() < self._tls_until:
+        if inside_tls or self._reactor.seconds() < self._tls_until:
             endpoint = wrapClientTLS(realm_client_creator(self._identity, address), endpoint)
             make = TlsLegPipe
-        factory = Factory.forProtocol(lambda: make(self, address, token))
+        factory = Factory.forProtocol(lambda: make(self, address, circuit))
         factory.noisy = False
         connecting: Deferred[Pipe] = endpoint.connect(factory)
         return connecting.addErrback(self._not_connected)
 
-    def came_to_nothing(self) -> None:
-        """Hear that not one byte came over a leg, not even an Error."""
-        # Something on the way may let nothing but TLS through. If it was not that, TLS works too.
+    def tls_works(self) -> None:
+        """Hear that something has come over a leg inside TLS."""
         self._tls_until = self._reactor.seconds() + TLS_SECONDS
 
     def _not_connected(self, failure: Failure) -> Any:
@@ -80,16 +87,15 @@ class LegPipe(TcpPipe):
     """A leg.
 
     Args:
-        dialler: hears when nothing comes over it.
+        dialler: whoever has opened it.
         address: the realm's.
-        token: what it begins with.
+        circuit: what the realm has said.
     """
 
-    def __init__(self, dialler: LegDialler, address: RealmAddress, token: bytes) -> None:
+    def __init__(self, dialler: LegDialler, address: RealmAddress, circuit: Circuit) -> None:
         super().__init__(f"{address.host}:{address.port}")
         self._dialler = dialler
-        self._realm = address
-        self._token = token
+        self._circuit = circuit
         self._has_begun = False
         self._refusal = bytearray()
         self._timer: Any = None
@@ -97,9 +103,9 @@ class LegPipe(TcpPipe):
     def connectionMade(self) -> None:
         """Say whose leg it is."""
         super().connectionMade()
-        self.transport.write(codec.encode(Leg(self._token)))
-        self._token = b""
-        self._timer = self.transport.reactor.callLater(SILENT_SECONDS, self._silent)
+        self.transport.write(codec.encode(Leg(self._circuit.token)))
+        wait = min(float(self._circuit.seconds), MAX_MEETING_SECONDS) + SILENT_SECONDS
+        self._timer = self.transport.reactor.callLater(wait, self._silent)
 
     def dataReceived(self, data: bytes) -> None:
         """Hand bytes on, or learn why there are none."""
@@ -109,18 +115,19 @@ class LegPipe(TcpPipe):
                 self._take_refusal(data)
                 return
             self._has_begun = True
+            self.has_begun()
         super().dataReceived(data)
+
+    def has_begun(self) -> None:
+        """Hear that the other end's bytes have begun to come."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Say that it is gone, unless that was asked for."""
         self._stop_timer()
-        if not self._has_begun and not self._refusal and not self._closing:
-            self._dialler.came_to_nothing()
         super().connectionLost(reason)
 
     def _silent(self) -> None:
         if not self._closing:
-            self._dialler.came_to_nothing()
             self._fail(PeerUnreachableError(f"{self.address}: nothing comes over a circuit"))
 
     def _stop_timer(self) -> None:
@@ -154,6 +161,17 @@ class LegPipe(TcpPipe):
 
 class TlsLegPipe(LegPipe):
     """A leg inside TLS."""
+
+    def has_begun(self) -> None:
+        """Hear that the other end's bytes have begun to come."""
+        self._dialler.tls_works()
+
+    def finish(self, finished: Finished) -> None:
+        """Close once what was written is out, however long that takes."""
+        super().finish(finished)
+        # Twisted's TLS waits for an answer to its end; what it has written is not lost below it.
+        below = self.transport.transport
+        self._linger = self.transport.reactor.callLater(LINGER_SECONDS, below.loseConnection)
 
     def close(self) -> None:
         """Close once what was written has come, or after a while."""

@@ -120,8 +120,13 @@ class Link(Protocol):
     def refuse_circuit(self, circuit: bytes) -> None:
         """Tell the realm that this device does not take a circuit."""
 
-    def open_leg(self, token: bytes) -> Deferred[Pipe]:
-        """Open this device's leg of a circuit; fails with an ``AbstError``."""
+    def open_leg(self, circuit: Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
+        """Open this device's leg of a circuit; fails with an ``AbstError``, and can be cancelled.
+
+        Args:
+            circuit: what the realm has said.
+            inside_tls: whether a plain leg has just come to nothing.
+        """
 
 
 def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: float) -> float:
@@ -278,9 +283,9 @@ class RealmLink:
         if self._protocol is not None and self.is_up:
             self._protocol.refuse_circuit(circuit)
 
-    def open_leg(self, token: bytes) -> Deferred[Pipe]:
+    def open_leg(self, circuit: Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
         """Open this device's leg of a circuit; fails with an ``AbstError``."""
-        return self._legs.open(token)
+        return self._legs.open(circuit, inside_tls=inside_tls)
 
     def _ask(self, ask: Callable[[_LinkProtocol], Deferred[Any]]) -> Deferred[Any]:
         if self._protocol is None or not self.is_up:

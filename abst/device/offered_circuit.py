@@ -1,7 +1,7 @@
 """A circuit for which a peer has asked, from the acceptor's end (spec: circuits.md).
 
 Owns this device's leg until a stream comes of it, and that the leg is opened again, inside TLS,
-when a plain one came to nothing: its token has not been used then.
+when a plain one came to nothing: where something on the way has kept it back, its token is good.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from abst.device.link import Link
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
 from abst.device.stream_opening import (
-    CIRCUIT_OPENING_SECONDS,
     AcceptedOpening,
     Decide,
     OpeningOwner,
+    circuit_opening_seconds,
 )
 from abst.errors import AbstError, RealmRefusedError
 from abst.packets import Circuit
@@ -47,6 +47,10 @@ class OfferedCircuit:
         peer: who has asked for it.
         decide: says what becomes of a dialler who holds the pairing.
         over: called when a stream has begun on it, or nothing has come of it.
+
+    Attributes:
+        device_id: who has asked.
+        link: the realm that offers it.
     """
 
     log = Logger(namespace="abst.device")
@@ -62,7 +66,7 @@ class OfferedCircuit:
     ) -> None:
         self.device_id = peer.device_id
         self._owner = owner
-        self._link = link
+        self.link = link
         self._circuit = circuit
         self._peer = peer
         self._decide = decide
@@ -76,7 +80,7 @@ class OfferedCircuit:
         """Open the leg."""
         self._tries += 1
         self._opening = None
-        self._leg = self._link.open_leg(self._circuit.token)
+        self._leg = self.link.open_leg(self._circuit, inside_tls=self._tries > 1)
         self._leg.addCallbacks(self._connected, self._not_connected)
 
     def give_up(self, problem: AbstError) -> None:
@@ -92,12 +96,12 @@ class OfferedCircuit:
             pipe.abort()
             return
         engine = self._owner.contexts.accept(self._peer.check_key, alpn=STREAM_ALPN)
-        carried = Carried(pipe, engine, self._link.path, self._circuit.circuit)
+        carried = Carried(pipe, engine, self.link.path, self._circuit.circuit, self.link)
         self._opening = AcceptedOpening(
             self._owner,
             carried,
             self.device_id,
-            CIRCUIT_OPENING_SECONDS,
+            circuit_opening_seconds(self._circuit),
             self._decide,
             self._opening_over,
         )

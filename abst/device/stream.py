@@ -84,6 +84,7 @@ class Stream:
     Attributes:
         path: what carries it, for people.
         circuit: the name of the circuit that carries it; b"" when it is direct.
+        link: the realm of that circuit.
         sent_bytes: how much the application has written.
         received_bytes: how much it was given.
         disconnecting: whether the application has asked for the end.
@@ -102,6 +103,7 @@ class Stream:
     ) -> None:
         self.path = carried.path
         self.circuit = carried.circuit
+        self.link = carried.link
         self.sent_bytes = 0
         self.received_bytes = 0
         self._pipe = carried.pipe
@@ -126,11 +128,21 @@ class Stream:
         self._telling: Any = None
         self._pipe.owner = self
 
-    def start(self, plaintext: bytes) -> None:
-        """Give the application its transport, and what has come already."""
+    def start(self, plaintext: bytes) -> Failure | None:
+        """Give the application its transport, and what has come already.
+
+        Returns:
+            What the application's protocol has failed with, or None.
+        """
         self._pipe.register_producer(self._Writer(self))
-        self._protocol.makeConnection(self)
+        try:
+            self._protocol.makeConnection(self)
+        except Exception:
+            failure = Failure()
+            self._fail(failure)
+            return failure
         self._take(plaintext)
+        return None
 
     @property
     def disconnecting(self) -> bool:
@@ -374,8 +386,12 @@ class Stream:
         self._see_whether_over()
 
     def _see_whether_over(self) -> None:
-        if self._input_ended and self._output_ended and not self._is_finishing:
+        if self._input_ended and self._output_ended:
             # Nothing more comes, and the pipe sends what waits.
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._is_finishing:
             self._is_finishing = True
             self._pipe.unregister_producer()
             self._pipe.finish(self._finished)
@@ -401,9 +417,9 @@ class Stream:
             self._linger = self._call_later(LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
-        if self._end is not _End.LOST and not self._is_finishing:
-            self._pipe.abort()
-            self._over(Failure(ConnectionDone()))
+        if self._end is not _End.LOST:
+            # Whatever still comes is not wanted; what was written is, however slowly it is read.
+            self._finish()
 
     def _end_output(self) -> None:
         if not self._output_ended:
@@ -429,12 +445,12 @@ class Stream:
         self._unread.clear()
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
         self._reason = reason
         # On a turn of its own: the application may be in the middle of asking for the end.
         self._telling = self._call_later(wait_seconds, self._tell)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
 
     def _tell(self) -> None:
         """Tell the application why it is over."""

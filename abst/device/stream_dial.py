@@ -1,4 +1,4 @@
-"""Finding what carries a stream: direct connections and circuits, tried beside each other.
+"""Finding what carries a stream: direct connections and a circuit, tried beside each other.
 
 Spec: streams.md, "Carriers". What has worked lately is tried at once, or else the peer's addresses;
 the rest a moment later. The first handshake that is done wins, and nothing is said on the others.
@@ -6,64 +6,44 @@ the rest a moment later. The first handshake that is done wins, and nothing is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from abst.address import RealmAddress
 from abst.device.carried import Carried
+from abst.device.circuit_dial import CircuitDial, CircuitOwner
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.link import Link
 from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
-from abst.device.stream_opening import (
-    CIRCUIT_OPENING_SECONDS,
-    OPENING_SECONDS,
-    DialledOpening,
-    OpeningOwner,
-)
+from abst.device.stream_opening import OPENING_SECONDS, DialledOpening
 from abst.device_id import DeviceID
-from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
-from abst.packets import Circuit
-from abst.tls import STREAM_ALPN, ChannelContexts
+from abst.errors import AbstError, PeerUnreachableError
+from abst.tls import STREAM_ALPN
 
 LAG_SECONDS: Final = 0.25
 """What is less likely to be used is tried so much later."""
 
 MAX_ADDRESSES_AT_ONCE: Final = 8
-CIRCUIT_TRIES: Final = 2
-"""A leg that came to nothing is opened inside TLS the next time."""
 
-PATIENCE_SECONDS: Final = 5.0
-"""How long a realm is waited for: one whose connection has just been lost or is not made yet, or
-one that has been asked for too many circuits."""
+DIAL_SECONDS: Final = 40.0
+"""How long all of it may take, whatever goes on: nobody waits for ever."""
 
 
-class DialOwner(OpeningOwner, Protocol):
+class DialOwner(CircuitOwner, Protocol):
     """This device."""
 
-    contexts: ChannelContexts
     random_bytes: Callable[[int], bytes]
-
-    @property
-    def links(self) -> Mapping[RealmAddress, Link]:
-        """The realms that this device uses."""
-
-    def links_up(self) -> list[Link]:
-        """Return the realms that are connected, best first."""
 
     def addresses_of(self, device_id: DeviceID) -> list[str]:
         """Return where a peer may be listening, as ``HOST:PORT``, most likely first."""
 
     def dial_direct(self, address: str) -> Deferred[Pipe]:
         """Connect to an address."""
-
-    def why_unreachable(self) -> str:
-        """Return one line on why no realm is connected."""
 
 
 class StreamDial:
@@ -84,26 +64,22 @@ class StreamDial:
         self._peer = peer
         self._lately = lately
         self._addresses: list[str] = []
-        self._is_circuit_tried = False
-        self._waiting: set[Deferred[Any]] = set()
+        self._dials: set[Deferred[Pipe]] = set()
         self._openings: set[DialledOpening] = set()
-        self._links: list[Link] = []
-        self._tries = 0
-        self._lag: Any = None
-        self._patience: Any = None
-        self._has_waited = False
-        self._waited_seconds = 0.0
+        self._circuit = CircuitDial(owner, peer, self._shaken, self._no_circuit)
+        self._is_circuit_tried = False
+        self._timers: dict[Callable[[], None], Any] = {}
         self._is_over = False
         self._problem: AbstError | None = None
 
     def start(self) -> None:
         """Dial what is most likely to be used, and the rest in a moment."""
-        self._links = self._owner.links_up()
         found = self._owner.addresses_of(self._peer.device_id)
         self._addresses = found[:MAX_ADDRESSES_AT_ONCE]
-        self._lag = self._owner.reactor.callLater(LAG_SECONDS, self._try_the_rest)
+        for seconds, call in ((LAG_SECONDS, self._try_the_rest), (DIAL_SECONDS, self._too_late)):
+            self._timers[call] = self._owner.reactor.callLater(seconds, call)
         lately = self._lately
-        if lately is not None and lately.kind == "realm" and self._links:
+        if lately is not None and lately.kind == "realm" and self._owner.links_up():
             self._try_circuit()
         elif lately is not None and lately.address in found:
             self._dial_direct([lately.address])
@@ -111,19 +87,32 @@ class StreamDial:
             self._dial_direct(self._addresses)
         self._go_on()
 
+    def link_up(self, link: Link) -> None:
+        """Hear that a realm is connected now."""
+        if self._is_over or not self._is_circuit_tried:
+            return
+        if self._circuit.is_over:
+            # It had found no realm, and a direct connection is still being tried.
+            self._circuit = CircuitDial(self._owner, self._peer, self._shaken, self._no_circuit)
+            self._circuit.start()
+        else:
+            self._circuit.link_up(link)
+
     def _try_the_rest(self) -> None:
-        self._stop_lag()
+        self._stop_timer(self._try_the_rest)
         self._dial_direct(self._addresses)
-        if not self._is_circuit_tried and not self._is_over:
-            self._try_circuit()
+        self._try_circuit()
         self._go_on()
 
-    def link_up(self, link: Link) -> None:
-        """Hear that a realm is connected, which may have been waited for."""
-        if self._patience is not None and not self._links:
-            self._stop_patience()
-            self._links.append(link)
-            self._try_circuit()
+    def _try_circuit(self) -> None:
+        if not self._is_circuit_tried and not self._is_over:
+            self._is_circuit_tried = True
+            self._circuit.start()
+
+    def _no_circuit(self, problem: AbstError) -> None:
+        # It says more than why some address did not answer.
+        self._problem = problem
+        self._go_on()
 
     # Direct.
 
@@ -133,173 +122,85 @@ class StreamDial:
         for address in addresses:
             if address is not None and not self._is_over:
                 dialling = self._owner.dial_direct(address)
-                self._wait_for(dialling, partial(self._direct, address))
+                self._dials.add(dialling)
+                dialling.addBoth(partial(self._dialled, dialling, address))
 
-    def _direct(self, address: str, pipe: Pipe) -> None:
+    def _dialled(self, dialling: Deferred[Pipe], address: str, result: Pipe | Failure) -> None:
+        self._dials.discard(dialling)
+        if isinstance(result, Failure):
+            problem = result.value
+            if not isinstance(problem, AbstError):
+                problem = PeerUnreachableError(result.getErrorMessage())
+            self._not_direct(problem)
+        elif self._is_over:
+            result.abort()
+        else:
+            self._open(address, result)
+
+    def _open(self, address: str, pipe: Pipe) -> None:
         # As for channels: an address that a person has told may be translated on the way.
         where = "" if address in self._peer.addresses else pipe.remote
         name = knock(self._peer.device_id, self._owner.random_bytes(RANDOM_BYTES), where)
         engine = self._owner.contexts.dial(self._peer.check_key, name, alpn=STREAM_ALPN)
-        path = Path("direct", address=pipe.address)
-        self._open(Carried(pipe, engine, path), OPENING_SECONDS)
-
-    # Circuits.
-
-    def _try_circuit(self) -> None:
-        self._is_circuit_tried = True
-        if not self._links:
-            return
-        link = self._links[0]
-        asked = link.connect_circuit(self._peer.device_id)
-        self._wait_for(asked, lambda circuit: self._open_leg(link, circuit), self._not_given)
-
-    def _not_given(self, problem: AbstError) -> None:
-        self._problem = problem
-        if isinstance(problem, RealmRefusedError) and problem.code == Code.RATE_LIMITED:
-            wait = problem.retry_after_seconds
-            if wait is not None and self._waited_seconds + wait <= PATIENCE_SECONDS:
-                # Many streams at once are no abuse: they are opened one after the other.
-                self._waited_seconds += wait
-                self._patience = self._owner.reactor.callLater(wait, self._ask_again)
-                return
-        self._next_link()
-
-    def _ask_again(self) -> None:
-        self._stop_patience()
-        self._try_circuit()
-        self._go_on()
-
-    def _open_leg(self, link: Link, circuit: Circuit) -> None:
-        def opened(pipe: Pipe) -> None:
-            engine = self._owner.contexts.dial(self._peer.check_key, alpn=STREAM_ALPN)
-            carried = Carried(pipe, engine, link.path, circuit.circuit)
-            self._open(carried, CIRCUIT_OPENING_SECONDS)
-
-        self._wait_for(link.open_leg(circuit.token), opened, self._leg_failed)
-
-    def _leg_failed(self, problem: AbstError) -> None:
-        self._problem = problem
-        self._tries += 1
-        came_to_nothing = not isinstance(problem, RealmRefusedError)
-        if came_to_nothing and self._tries < CIRCUIT_TRIES and self._links:
-            # Not with the same token: nobody knows whether the realm has seen it.
-            self._try_circuit()
-        else:
-            self._next_link()
-
-    def _next_link(self) -> None:
-        self._tries = 0
-        del self._links[:1]
-        if self._links:
-            self._try_circuit()
-        else:
-            self._go_on()
-
-    # Both.
-
-    def _open(self, carried: Carried, seconds: float) -> None:
         self._openings.add(
             DialledOpening(
                 self._owner,
-                carried,
+                Carried(pipe, engine, Path("direct", address=pipe.address)),
                 self._peer.device_id,
-                seconds,
+                OPENING_SECONDS,
                 self._shaken,
                 self._opening_failed,
             )
         )
+
+    def _opening_failed(self, opening: DialledOpening, problem: AbstError) -> None:
+        if opening in self._openings:
+            self._openings.discard(opening)
+            self._not_direct(problem)
+
+    def _not_direct(self, problem: AbstError) -> None:
+        self._problem = self._problem or problem
+        self._go_on()
+
+    # Both.
 
     def _shaken(self, opening: DialledOpening) -> None:
         self._openings.discard(opening)
         self._stop()
         self.found.callback(opening)
 
-    def _opening_failed(self, opening: DialledOpening, problem: AbstError) -> None:
-        if opening not in self._openings:
-            return
-        self._openings.discard(opening)
-        if opening.carried.path.kind == "realm":
-            self._leg_failed(problem)
-        else:
-            self._problem = self._problem or problem
-            self._go_on()
-
-    def _wait_for(
-        self,
-        waiting: Deferred[Any],
-        succeeded: Callable[[Any], None],
-        failed: Callable[[AbstError], None] | None = None,
-    ) -> None:
-        self._waiting.add(waiting)
-
-        def done(result: Any) -> None:
-            self._waiting.discard(waiting)
-            if self._is_over:
-                if not isinstance(result, Failure | Circuit):
-                    result.abort()
-            elif not isinstance(result, Failure):
-                succeeded(result)
-            else:
-                problem = result.value
-                if not isinstance(problem, AbstError):
-                    problem = PeerUnreachableError(result.getErrorMessage())
-                if failed is not None:
-                    failed(problem)
-                else:
-                    self._problem = self._problem or problem
-                    self._go_on()
-
-        waiting.addBoth(done)
-
     def _go_on(self) -> None:
         """Hurry when nothing is under way, and fail when nothing is left at all."""
-        if self._is_over or self._waiting or self._openings or self._patience is not None:
+        if self._is_over or self._dials or self._openings:
             return
-        if self._lag is not None:
+        if self._is_circuit_tried and not self._circuit.is_over:
+            return
+        if self._try_the_rest in self._timers:
             self._try_the_rest()
             return
-        if self._may_wait():
-            self._has_waited = True
-            self._patience = self._owner.reactor.callLater(PATIENCE_SECONDS, self._tired)
-            return
+        self._fail(self._problem or PeerUnreachableError(f"{self._peer} cannot be reached"))
+
+    def _too_late(self) -> None:
+        self._fail(PeerUnreachableError(f"{self._peer} has not answered in {DIAL_SECONDS:g} s"))
+
+    def _fail(self, problem: AbstError) -> None:
         self._stop()
-        self.found.errback(self._why())
-
-    def _may_wait(self) -> bool:
-        """Tell whether there is a realm that may be back in a moment."""
-        return not self._has_waited and bool(self._owner.links) and not self._owner.links_up()
-
-    def _tired(self) -> None:
-        self._stop_patience()
-        self._go_on()
-
-    def _stop_patience(self) -> None:
-        if self._patience is not None and self._patience.active():
-            self._patience.cancel()
-        self._patience = None
-
-    def _why(self) -> AbstError:
-        problem = self._problem
-        if problem is None:
-            return PeerUnreachableError(f"{self._peer}: {self._owner.why_unreachable()}")
-        away = (Code.TARGET_ABSENT, Code.CIRCUIT_UNANSWERED)
-        if isinstance(problem, RealmRefusedError) and problem.code in away:
-            return PeerUnreachableError(f"{self._peer}: {problem}")
-        return problem
+        self.found.errback(problem)
 
     def _stop(self) -> None:
         """Try nothing more, and let go of what is under way."""
         self._is_over = True
-        self._stop_lag()
-        self._stop_patience()
-        waiting, self._waiting = self._waiting, set()
-        for each in waiting:
+        for call in list(self._timers):
+            self._stop_timer(call)
+        self._circuit.stop()
+        dials, self._dials = self._dials, set()
+        for each in dials:
             each.cancel()
         openings, self._openings = self._openings, set()
         for opening in openings:
             opening.give_up(PeerUnreachableError("not needed any more"))
 
-    def _stop_lag(self) -> None:
-        if self._lag is not None and self._lag.active():
-            self._lag.cancel()
-        self._lag = None
+    def _stop_timer(self, call: Callable[[], None]) -> None:
+        timer = self._timers.pop(call, None)
+        if timer is not None and timer.active():
+            timer.cancel()

@@ -30,6 +30,7 @@ from abst.packets import (
     MAX_REASON_CHARACTERS,
     STREAM_ACCEPTOR,
     STREAM_DIALLER,
+    Circuit,
     OpenStream,
     Packet,
     StreamOpened,
@@ -38,8 +39,13 @@ from abst.packets import (
 
 MAX_OPENING_BYTES: Final = 1024
 OPENING_SECONDS: Final = 10.0
-CIRCUIT_OPENING_SECONDS: Final = 20.0
-"""On a circuit the other end may come as late as the realm allows."""
+MAX_MEETING_SECONDS: Final = 60.0
+"""How long the other end of a circuit is waited for at most, whatever the realm says."""
+
+
+def circuit_opening_seconds(circuit: Circuit) -> float:
+    """Return how long a stream on a circuit may take to open: the other end may come late."""
+    return min(float(circuit.seconds), MAX_MEETING_SECONDS) + OPENING_SECONDS
 
 
 class OpeningOwner(Protocol):

@@ -44,7 +44,13 @@ from abst.packets import Circuit, Error, is_service
 from abst.tls import TlsEngine
 
 MAX_STREAMS_OF_PEER: Final = 256
-"""How many streams a peer may have opened, those included that are being opened."""
+"""How many streams a peer may have opened, those included whose handshake is done."""
+
+DEVICE_CIRCUITS: Final = 100
+"""How many circuits a device may have at a realm that does not say."""
+
+PEER_SHARE: Final = 0.5
+"""Which part of this device's circuits at a realm one peer may have."""
 
 LATELY_SECONDS: Final = 60.0
 """How long the way of the last stream with a peer is believed to be the best."""
@@ -223,18 +229,26 @@ class Streams:
         """Open this device's leg of a circuit for which a peer has asked, or refuse it."""
         device_id = DeviceID(circuit.device)
         peer = self._owner.peer_of(device_id)
-        if peer is None or not self._may_open(device_id):
+        if peer is None or not self._may_open(device_id) or self._is_share_used(link, circuit):
             link.refuse_circuit(circuit.circuit)
             return
-        offered = OfferedCircuit(self._owner, link, circuit, peer, self._decide, self._offered_over)
+        offered = OfferedCircuit(
+            self._owner, link, circuit, peer, self._decide, self._offered.discard
+        )
         self._offered.add(offered)
-        self._count(device_id, 1)
         offered.start()
 
-    def circuit_ended(self, error: Error) -> None:
+    def _is_share_used(self, link: Link, circuit: Circuit) -> bool:
+        """Tell whether a peer has so many circuits that others would soon find none."""
+        most = int(circuit.limits.get("device_circuits", DEVICE_CIRCUITS) * PEER_SHARE)
+        held: list[OfferedCircuit | Stream] = [*self._offered, *self._open]
+        used = sum(each.link is link and each.device_id == circuit.device for each in held)
+        return used >= max(1, most)
+
+    def circuit_ended(self, link: Link, error: Error) -> None:
         """Break the stream whose circuit the realm has ended."""
         for stream in list(self._open):
-            if stream.circuit and stream.circuit == error.circuit:
+            if stream.link is link and stream.circuit == error.circuit:
                 stream.realm_ended(explain(error.code, error.reason))
 
     def lately(self, device_id: DeviceID) -> Path | None:
@@ -265,10 +279,6 @@ class Streams:
         self._openings.discard(opening)
         self._count(opening.device_id, -1)
 
-    def _offered_over(self, offered: OfferedCircuit) -> None:
-        self._offered.discard(offered)
-        self._count(offered.device_id, -1)
-
     def _decide(self, name: str, peer: Peer) -> Code | Opened:
         """Say what becomes of a peer who asks for a service."""
         service = self._services.get(name)
@@ -290,7 +300,9 @@ class Streams:
 
         def opened(carried: Carried, plaintext: bytes) -> None:
             self._count(peer.device_id, 1)
-            self.begin(carried, protocol, address, closed).start(plaintext)
+            failure = self.begin(carried, protocol, address, closed).start(plaintext)
+            if failure is not None:
+                self.log.failure("an application's protocol failed", failure)
 
         return opened
 
@@ -364,8 +376,11 @@ class _Connecting:
             carried.path,
         )
         stream = streams.begin(carried, protocol, self._address, streams._open.discard)
-        stream.start(plaintext)
-        self.connected.callback(protocol)
+        failure = stream.start(plaintext)
+        if failure is None:
+            self.connected.callback(protocol)
+        else:
+            self._fail(failure)
 
     def _cancel(self) -> None:
         if self._opening is None:

@@ -297,10 +297,10 @@ class MemoryLink:
             self._client.refuse_circuit(circuit)
             self._later(0, self._flush)
 
-    def open_leg(self, token: bytes) -> Deferred[Pipe]:
+    def open_leg(self, circuit: packets.Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
         """Open this device's leg of a circuit."""
         try:
-            return succeed(self._realm.open_leg(token, self.identity.device_id))
+            return succeed(self._realm.open_leg(circuit.token, self.identity.device_id))
         except AbstError as problem:
             return fail(problem)
 

@@ -144,6 +144,10 @@ class World(Behaviour):
         """Let things go on until something is so."""
         raise NotImplementedError
 
+    async def pass_time(self, seconds: float) -> None:
+        """Let things go on for a while."""
+        raise NotImplementedError
+
     async def open(
         self,
         near: Callable[[], Protocol] = Notes,
@@ -199,6 +203,9 @@ class MemoryWorld(World):
             self.network.advance(0.25, 0.25)
         raise AssertionError("it never came to pass")
 
+    async def pass_time(self, seconds: float) -> None:
+        self.network.advance(seconds)
+
 
 class TcpWorld(World):
     """Real sockets."""
@@ -216,3 +223,6 @@ class TcpWorld(World):
         await deferLater(running_reactor(), 0, lambda: None)
         while not holds():
             await deferLater(running_reactor(), 0.002, lambda: None)
+
+    async def pass_time(self, seconds: float) -> None:
+        await deferLater(running_reactor(), seconds, lambda: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -16,19 +17,20 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from abst import codec
 from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
-from abst.device.leg_pipe import SILENT_SECONDS, TLS_SECONDS, LegDialler, LegPipe
+from abst.device.leg_pipe import SILENT_SECONDS, TLS_SECONDS, LegDialler, LegPipe, TlsLegPipe
 from abst.device.pipes import Pipe
+from abst.device.stream_dial import DIAL_SECONDS
 from abst.device.streams import LATELY_SECONDS
 from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.identity import Identity
 from abst.joining import joined_ends
-from abst.packets import Error, Leg
+from abst.packets import Circuit, Error, Leg
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
 from abst.testing import MemoryLink, MemoryNetwork
 from abst.tls import DEVICE_ALPN, STREAM_ALPN, TLS_HANDSHAKE_BYTE
 from tests.carriers import running_reactor
-from tests.device.doubles import RawDevice
+from tests.device.doubles import OTHER, RawDevice
 from tests.device.stream_doubles import BIG, Built, Echo, MemoryWorld, Notes, TcpWorld
 
 HERE = "127.0.0.1"
@@ -120,7 +122,7 @@ class NoCircuitTests(MemoryCircuitTestCase):
 
     async def test_many_streams_at_once_are_opened_one_after_the_other(self) -> None:
         self.network.realm.stop()
-        self.network.add_realm(Limits(circuit_requests_per_minute=60))
+        self.network.add_realm(Limits(circuit_requests_per_minute=60, device_circuits=200))
         self.alice, self.bob = self.device("alice"), self.device("bob")
         self.network.introduce(self.alice, self.bob)
         self.network.settle()
@@ -152,6 +154,95 @@ class NoCircuitTests(MemoryCircuitTestCase):
         self.network.settle()
         near, _ = await self.open()
         self.assertEqual(second.address, near.transport.path.realm)
+
+
+class PatienceTests(MemoryCircuitTestCase):
+    """Nobody waits for ever, and nobody gives up too soon."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lan = self.network.lan()
+        self.alice = self.device("alice", lan=self.lan.port())
+        self.bob = self.device("bob", lan=self.lan.port())
+        self.network.introduce(self.alice, self.bob)
+
+    def dial(self) -> Deferred[Any]:
+        return self.alice.streams.connect(self.bob.device_id, "notes", Built(Notes))
+
+    async def test_a_realm_that_comes_up_while_an_address_is_dialled_is_used(self) -> None:
+        self.network.settle()
+        await self.bob.streams.listen("notes", Built(Notes))
+        self.alice.removeRealm(self.network.realm.address)
+        self.lan.latency_seconds = 60.0
+        waiting = self.dial()
+        self.network.advance(8)
+        self.assertNoResult(waiting)
+        self.alice.addRealm(self.network.realm.address)
+        self.network.advance(1)
+        self.assertEqual("realm", self.successResultOf(waiting).transport.path.kind)
+
+    async def test_a_realm_that_never_answers(self) -> None:
+        self.network.settle()
+        self.lan.announces = False
+        (link,) = self.alice.links_up()
+        link.connect_circuit = lambda target_device: Deferred()  # type: ignore[method-assign]
+        self.alice.use_lan(None)
+        waiting = self.dial()
+        self.network.advance(DIAL_SECONDS - 1)
+        self.assertNoResult(waiting)
+        self.network.advance(2)
+        self.failureResultOf(waiting, PeerUnreachableError)
+
+    async def test_a_realm_that_wants_to_be_asked_again_at_once_for_ever(self) -> None:
+        self.network.settle()
+        self.alice.use_lan(None)
+        (link,) = self.alice.links_up()
+        asked: list[bytes] = []
+
+        def refuse(target_device: bytes) -> Deferred[Any]:
+            asked.append(target_device)
+            return fail(RealmRefusedError(str(Code.RATE_LIMITED), "", 0.0))
+
+        link.connect_circuit = refuse  # type: ignore[method-assign]
+        waiting = self.dial()
+        self.network.advance(10, 0.05)
+        self.failureResultOf(waiting, RealmRefusedError)
+        self.assertLess(len(asked), 60)
+
+    async def test_a_circuit_that_is_not_needed_is_given_back(self) -> None:
+        self.network.settle()
+        await self.bob.streams.listen("notes", Built(Notes))
+        (link,) = self.alice.links_up()
+        circuits = self.network.realm.realm.circuits
+
+        def never(circuit: Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
+            return Deferred()
+
+        link.open_leg = never  # type: ignore[method-assign]
+        self.lan.latency_seconds = 0.3
+        waiting = self.dial()
+        self.network.advance(0.5, 0.05)
+        self.assertEqual(1, len(circuits))
+        self.network.advance(1.5, 0.05)
+        self.assertEqual("direct", self.successResultOf(waiting).transport.path.kind)
+        self.assertEqual(0, len(circuits))
+
+
+class ShareTests(MemoryCircuitTestCase):
+    async def test_one_peer_leaves_circuits_for_others(self) -> None:
+        self.network.realm.stop()
+        realm = self.network.add_realm(Limits(device_circuits=10))
+        self.bob, self.alice = self.device("bob"), self.device("alice")
+        greedy = RawDevice(self.network, Identity.generate(), realm)
+        self.bob.trust(greedy.device_id, "greedy")
+        self.network.introduce(self.alice, self.bob)
+        self.network.settle()
+        await self.bob.streams.listen("notes", Built(Notes))
+        for _ in range(10):
+            greedy.link.connect_circuit(self.bob.device_id).addErrback(lambda failure: None)
+        self.network.settle()
+        near = await self.connect("notes", Built(Notes))
+        self.assertEqual("realm", near.transport.path.kind)
 
 
 class DirectOrNotTests(MemoryCircuitTestCase):
@@ -346,11 +437,18 @@ class BlockedTests(TcpWorld, TestCase):
 class LegPipeTests(SynchronousTestCase):
     """One leg, whose other end is the test."""
 
+    meeting_seconds = 10.0
+
     def setUp(self) -> None:
         self.clock = Clock()
-        address = RealmAddress("realm.test")
-        self.dialler = LegDialler(self.clock, Identity.generate(), address)
-        self.pipe = LegPipe(self.dialler, address, b"t" * 32)
+        self.address = RealmAddress("realm.test")
+        self.dialler = LegDialler(self.clock, Identity.generate(), self.address)
+        self.open(LegPipe)
+
+    def open(self, kind: type[LegPipe]) -> None:
+        """Begin with a leg."""
+        circuit = Circuit(b"c" * 8, b"t" * 32, OTHER.device_id, True, self.meeting_seconds, {})
+        self.pipe = kind(self.dialler, self.address, circuit)
         self.transport = _Transport(self.clock)
         self.heard = b""
         self.lost: AbstError | None = None
@@ -375,7 +473,7 @@ class LegPipeTests(SynchronousTestCase):
         self.pipe.dataReceived(b"\x16\x03\x03")
         self.pipe.dataReceived(b"\x84 is no error any more")
         self.assertEqual(b"\x16\x03\x03\x84 is no error any more", self.heard)
-        self.clock.advance(SILENT_SECONDS + 1)
+        self.clock.advance(self.meeting_seconds + SILENT_SECONDS + 1)
         self.assertIsNone(self.lost)
 
     def test_an_error_comes_in_their_place(self) -> None:
@@ -385,7 +483,6 @@ class LegPipeTests(SynchronousTestCase):
         self.assertEqual(Code.CIRCUIT_UNANSWERED, self.lost.code)
         self.assertEqual(b"", self.heard)
         self.assertTrue(self.transport.aborting)
-        self.assertFalse(self.goes_on_in_tls)
 
     def test_anything_else_is_no_realms(self) -> None:
         for words in (
@@ -394,7 +491,7 @@ class LegPipeTests(SynchronousTestCase):
             codec.encode(Leg(bytes(32))),
             b"\x81\xa1x\x01",
         ):
-            self.setUp()
+            self.open(LegPipe)
             self.pipe.dataReceived(words)
             self.assertIsNotNone(self.lost)
             self.assertEqual(b"", self.heard)
@@ -405,25 +502,36 @@ class LegPipeTests(SynchronousTestCase):
             self.pipe.dataReceived(bytes(1000))
         self.assertIsNotNone(self.lost)
 
-    def test_silence_leads_to_tls(self) -> None:
-        self.clock.advance(SILENT_SECONDS - 1)
-        self.assertIsNone(self.lost)
-        self.clock.advance(2)
-        self.assertIsInstance(self.lost, PeerUnreachableError)
-        self.assertTrue(self.goes_on_in_tls)
-        self.clock.advance(TLS_SECONDS)
-        self.assertFalse(self.goes_on_in_tls)
+    def test_who_is_silent_for_longer_than_the_realm_may_be_is_given_up(self) -> None:
+        for self.meeting_seconds, expected in ((10.0, 12.0), (30.0, 32.0), (5000.0, 62.0)):
+            self.open(LegPipe)
+            self.clock.advance(expected - 0.1)
+            self.assertIsNone(self.lost)
+            self.clock.advance(0.2)
+            self.assertIsInstance(self.lost, PeerUnreachableError)
 
-    def test_a_reset_leads_to_tls(self) -> None:
+    def test_a_leg_that_comes_to_nothing_changes_nothing_for_others(self) -> None:
         self.pipe.connectionLost(Failure(ConnectionLost()))
         self.assertIsInstance(self.lost, PeerUnreachableError)
-        self.assertTrue(self.goes_on_in_tls)
+        self.assertFalse(self.goes_on_in_tls)
 
-    def test_what_is_given_up_here_does_not(self) -> None:
+    def test_what_has_worked_inside_tls_is_done_again(self) -> None:
+        self.open(TlsLegPipe)
+        self.assertFalse(self.goes_on_in_tls)
+        self.pipe.dataReceived(b"\x16\x03\x03")
+        self.assertTrue(self.goes_on_in_tls)
+        self.clock.advance(TLS_SECONDS + 1)
+        self.assertFalse(self.goes_on_in_tls)
+
+    def test_an_error_inside_tls_is_no_success(self) -> None:
+        self.open(TlsLegPipe)
+        self.pipe.dataReceived(codec.encode(Error("circuit_unanswered", "nobody came")))
+        self.assertFalse(self.goes_on_in_tls)
+
+    def test_what_is_given_up_here_leaves_nothing(self) -> None:
         self.pipe.abort()
         self.pipe.connectionLost(connectionDone)
         self.assertIsNone(self.lost)
-        self.assertFalse(self.goes_on_in_tls)
         self.assertEqual([], self.clock.getDelayedCalls())
 
 

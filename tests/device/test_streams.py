@@ -18,7 +18,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from abst.address import RealmAddress
-from abst.device import Device, DeviceFactory, StreamAddress
+from abst.device import Device, DeviceFactory, StreamAddress, stream
 from abst.device.lan import LocalNetwork
 from abst.device.link import RealmLink
 from abst.device.streams import MAX_STREAMS_OF_PEER
@@ -190,6 +190,44 @@ class StreamBehaviour(World):
         other.transport.write(b"here")
         await self.until(lambda: bytes(other.heard) == b"here")
 
+    async def test_a_protocol_that_cannot_begin(self) -> None:
+        class Stillborn(Notes):
+            def connectionMade(self) -> None:
+                raise ZeroDivisionError("a mistake")
+
+        await self.begin()
+        offered = Built(Stillborn)
+        await self.bob.streams.listen("notes", offered)
+        try:
+            near = await self.connect("notes", Built(Notes))
+        except PeerUnreachableError:
+            pass  # That it broke overtook that it had been opened.
+        else:
+            await self.until(lambda: near.ended)
+            self.assertIsInstance(near.ended, ConnectionLost)
+        await self.until(lambda: offered.built[0].ended)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        await self.bob.streams.listen("other", Built(Notes))
+        try:
+            await self.connect("other", Built(Stillborn))
+        except ZeroDivisionError:
+            pass
+        else:
+            self.fail("it was opened")
+        await self.nothing_is_left()
+
+    async def test_a_producer_that_fails_keeps_no_stream_open(self) -> None:
+        class Mistaken(Pusher):
+            def stopProducing(self) -> None:
+                raise ZeroDivisionError("a mistake")
+
+        await self.begin()
+        near, far = await self.open()
+        near.transport.registerProducer(Mistaken(near.transport, b""), True)
+        self.assertRaises(ZeroDivisionError, near.transport.abortConnection)
+        await self.until(lambda: near.ended and far.ended)
+        await self.nothing_is_left()
+
     # Flow.
 
     async def test_who_does_not_read_is_waited_for(self) -> None:
@@ -211,6 +249,22 @@ class StreamBehaviour(World):
         await self.until(lambda: far.ended)
         self.assertEqual(pusher.written, len(far.heard))
         self.assertFalse(pusher.stopped)
+
+    async def test_who_reads_slowly_gets_everything_after_the_other_has_left(self) -> None:
+        """Longer than anybody lingers."""
+        self.patch(stream, "LINGER_SECONDS", 0.5)
+        await self.begin()
+        near, far = await self.open()
+        far.transport.pauseProducing()
+        near.transport.write(BIG)
+        near.transport.loseConnection()
+        await self.pass_time(1.5)
+        self.assertIsNone(far.ended)
+        far.transport.resumeProducing()
+        await self.until(lambda: near.ended and far.ended)
+        self.assertEqual(BIG, bytes(far.heard))
+        self.assertIsInstance(near.ended, ConnectionDone)
+        self.assertIsInstance(far.ended, ConnectionDone)
 
     async def test_what_pauses_hears_nothing_until_it_goes_on(self) -> None:
         class Shy(Notes):
@@ -493,4 +547,4 @@ class TlsLegTests(RealmCircuitTests):
         for device in (self.alice, self.bob):
             for link in device.links.values():
                 assert isinstance(link, RealmLink)
-                link._legs.came_to_nothing()
+                link._legs.tls_works()
