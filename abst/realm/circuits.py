@@ -157,6 +157,7 @@ class Circuit:
         self.state = State.DEAD
         self._verdict = code
         for seat in self.seats:
+            self.circuits.release(seat)
             leg, seat.leg = seat.leg, None
             if leg is not None:
                 leg.refuse(code)
@@ -320,15 +321,19 @@ class Circuits:
         return seat
 
     def refuse(self, circuit_id: bytes, device: bytes) -> None:
-        """Hear that a circuit's target does not want it; anybody else's word counts for nothing."""
+        """Hear that the target does not want a circuit, or the asker does not want it any more.
+
+        A third device's word counts for nothing.
+        """
         circuit = self._circuits.get(circuit_id)
         if circuit is None or circuit.state is not State.MEETING:
             return
-        target = circuit.seats[1]
-        if target.device == device:
-            self._awaited.pop(target.token_hash, None)
-            self._release(target)
-            circuit.refuse(Code.CIRCUIT_REFUSED)
+        # Who has asked for a circuit to itself refuses it as its target.
+        for seat in reversed(circuit.seats):
+            if seat.device == device:
+                self._awaited.pop(seat.token_hash, None)
+                circuit.refuse(Code.CIRCUIT_REFUSED)
+                return
 
     def stop(self) -> None:
         """End all circuits: legs that wait are told why, joined ones are cut off."""
@@ -366,8 +371,24 @@ class Circuits:
         circuit.state = State.OVER
         for seat in circuit.seats:
             self._awaited.pop(seat.token_hash, None)
-            self._release(seat)
+            self.release(seat)
             seat.leg = None
+
+    def release(self, seat: Seat) -> None:
+        """Charge a device no more for a circuit that carries nothing."""
+        if not seat.is_charged:
+            return
+        seat.is_charged = False
+        account = self._accounts[seat.device]
+        account.circuits -= 1
+        if not account.circuits and account.volume is None and account.rate is None:
+            del self._accounts[seat.device]
+        # A day's volume and a rate are remembered longer, but not of everybody for ever.
+        for device in list(
+            itertools.islice(self._accounts, max(0, len(self._accounts) - MAX_ACCOUNTS))
+        ):
+            if not self._accounts[device].circuits:
+                del self._accounts[device]
 
     # Inside.
 
@@ -413,18 +434,3 @@ class Circuits:
                 account.volume = DayVolume(self.limits.device_circuit_bytes_per_day, now)
         account.circuits += 1
         self._accounts.move_to_end(seat.device)
-
-    def _release(self, seat: Seat) -> None:
-        if not seat.is_charged:
-            return
-        seat.is_charged = False
-        account = self._accounts[seat.device]
-        account.circuits -= 1
-        if not account.circuits and account.volume is None and account.rate is None:
-            del self._accounts[seat.device]
-        # A day's volume and a rate are remembered longer, but not of everybody for ever.
-        for device in list(
-            itertools.islice(self._accounts, max(0, len(self._accounts) - MAX_ACCOUNTS))
-        ):
-            if not self._accounts[device].circuits:
-                del self._accounts[device]

@@ -57,6 +57,12 @@ class CircuitTests(SynchronousTestCase):
         self.assertEqual([], self.bob.take())
         return error
 
+    def codes_of_asking(self, asker: Line) -> list[str]:
+        """Return how a circuit to Bob is refused to somebody."""
+        assert asker.device_id is not None
+        asker.send(ConnectToDevice(asker.device_id, BOB))
+        return asker.take_codes()
+
     def test_each_is_told_of_the_other(self) -> None:
         offer, other = self.ask(self.alice, self.bob)
         self.assertEqual((BOB, True, 3), (offer.device, offer.dials, offer.request))
@@ -97,17 +103,42 @@ class CircuitTests(SynchronousTestCase):
         line.send(padded)
         self.assertEqual([Code.TOO_LARGE], line.take_codes())
 
-    def test_a_refusal_is_the_targets_to_say(self) -> None:
-        offer, _ = self.ask(self.alice, self.bob)
-        refusal = Error("circuit_refused", "no", about=1, circuit=offer.circuit)
-        self.realm.join(CAROL).send(refusal)
-        self.alice.send(refusal)
+    def test_a_refusal_is_the_two_devices_to_say(self) -> None:
+        for who, others in ((self.bob, 0), (self.alice, 1)):
+            offers = self.ask(self.alice, self.bob)
+            refusal = Error("circuit_refused", "no", about=1, circuit=offers[0].circuit)
+            self.realm.join(CAROL).send(refusal)
+            leg = MemoryLeg(self.realm, offers[others].token)
+            leg.come()
+            self.assertEqual("", leg.code)
+            who.send(refusal)
+            self.assertEqual(Code.CIRCUIT_REFUSED, leg.code)
+            self.assertEqual(0, len(self.circuits))
+
+    def test_who_gives_back_is_told_on_the_leg_that_waits_already(self) -> None:
+        offer, other = self.ask(self.alice, self.bob)
         leg = MemoryLeg(self.realm, offer.token)
         leg.come()
-        self.assertEqual("", leg.code)
-        self.bob.send(refusal)
+        self.alice.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
         self.assertEqual(Code.CIRCUIT_REFUSED, leg.code)
+        late = MemoryLeg(self.realm, other.token)
+        self.assertTrue(late.come())
+        self.assertEqual(Code.CIRCUIT_REFUSED, late.code)
         self.assertEqual(0, len(self.circuits))
+
+    def test_a_token_that_was_given_back_is_good_for_nothing(self) -> None:
+        offer, _ = self.ask(self.alice, self.bob)
+        self.alice.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
+        self.assertFalse(MemoryLeg(self.realm, offer.token).come())
+
+    def test_a_circuit_to_oneself_is_refused_as_its_target(self) -> None:
+        self.alice.send(ConnectToDevice(ALICE, ALICE))
+        offers = [it for it in self.alice.take() if isinstance(it, Circuit)]
+        offer = next(it for it in offers if it.dials)
+        self.alice.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
+        leg = MemoryLeg(self.realm, offer.token)
+        self.assertTrue(leg.come())
+        self.assertEqual(Code.CIRCUIT_REFUSED, leg.code)
 
     def test_a_joined_circuit_is_not_refused_any_more(self) -> None:
         first, second = self.joined()
@@ -116,14 +147,23 @@ class CircuitTests(SynchronousTestCase):
         self.bob.send(Error("circuit_refused", "no", about=1, circuit=circuit.id))
         self.assertFalse(first.was_reset or second.was_reset)
 
-    def test_a_target_that_refuses_has_room_again_at_once(self) -> None:
-        self.begin(Limits(device_circuits=2))
-        others = [self.realm.join(NOBODY), self.realm.join(CAROL)]
-        for _ in range(2):
-            for other in others:
-                offer, _ = self.ask(other, self.bob)
-                self.bob.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
-        self.ask(self.alice, self.bob)
+    def test_both_have_room_again_when_nothing_comes_of_a_circuit(self) -> None:
+        self.begin(Limits(device_circuits=1))
+        carol = self.realm.join(CAROL)
+        for who in (self.bob, self.alice):
+            offer, _ = self.ask(self.alice, self.bob)
+            who.send(Error("circuit_refused", "no", about=1, circuit=offer.circuit))
+            self.assertEqual({}, dict(self.circuits._accounts))
+        first, second = self.ask(self.alice, self.bob)
+        leg = MemoryLeg(self.realm, second.token)
+        leg.come()
+        assert leg.seat is not None
+        leg.seat.leave()
+        self.ask(carol, self.bob)
+        self.assertEqual([Code.CIRCUITS_FULL], self.codes_of_asking(self.realm.join(NOBODY)))
+        late = MemoryLeg(self.realm, first.token)
+        late.come()
+        self.assertEqual(Code.CIRCUIT_UNANSWERED, late.code)
 
     def test_a_device_has_so_many(self) -> None:
         self.begin(Limits(device_circuits=2))
@@ -290,10 +330,9 @@ class AnyOrder(RuleBasedStateMachine):
         token = data.draw(st.sampled_from(sorted(self.tokens)))
         device, circuit, _ = self.tokens[token]
         table = self.realm.core.circuits._circuits.get(circuit)
-        is_target = table is not None and table.seats[1].device == device
         meets = table is not None and table.state.name == "MEETING"
         self.lines[device].send(Error("circuit_refused", "no", about=1, circuit=circuit))
-        if is_target and meets:
+        if meets:
             self.refused.add(circuit)
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 10.0]))
