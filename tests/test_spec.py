@@ -33,14 +33,12 @@ from abst.device import (
     paths,
     realm_client,
     session,
-    stream_dial,
-    stream_opening,
-    streams,
     ways,
 )
 from abst.device import device as device_module
 from abst.device.pairing import Input, Role, Step
 from abst.device.pairing import State as PairingState
+from abst.device.streams import dial, opening, streams
 from abst.errors import MEANINGS, AddressError, Code
 from abst.packets import (
     BackHeartbeat,
@@ -316,19 +314,15 @@ class RealmTests(TestCase):
     def test_numbers_of_streams(self) -> None:
         expected: Numbers = {
             "seconds from the connection to the answer to Open stream, for handshake and opening": (
-                stream_opening.OPENING_SECONDS
+                opening.OPENING_SECONDS
             ),
-            "seconds of Circuit that a device counts with, at most": (
-                stream_opening.MAX_MEETING_SECONDS
-            ),
-            "seconds for all tries together": stream_dial.DIAL_SECONDS,
+            "seconds of Circuit that a device counts with, at most": (opening.MAX_MEETING_SECONDS),
+            "seconds for all tries together": dial.DIAL_SECONDS,
             "streams that a peer has opened, at once": streams.MAX_STREAMS_OF_PEER,
             "part of a device's circuits that one peer may have": streams.PEER_SHARE,
-            "seconds that what is less likely is tried later": stream_dial.LAG_SECONDS,
+            "seconds that what is less likely is tried later": dial.LAG_SECONDS,
             "seconds for which the way of the last stream counts as likely": streams.LATELY_SECONDS,
-            "bytes of the packet that a stream begins with, at most": (
-                stream_opening.MAX_OPENING_BYTES
-            ),
+            "bytes of the packet that a stream begins with, at most": (opening.MAX_OPENING_BYTES),
         }
         self.assertEqual(expected, numbers(page("streams.md"), "Numbers"))
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from abst.device.device import Device
-    from abst.device.endpoints import StreamClientEndpoint, StreamServerEndpoint
     from abst.device.lan import LocalNetwork
     from abst.device.pairing_attempt import (
         NearbyDevice,
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from abst.device.paths import Path
     from abst.device.peers import Peer, PeerBook
     from abst.device.protocol import DeviceFactory, DeviceProtocol
-    from abst.device.stream import StreamAddress
-    from abst.device.streams import Streams
+    from abst.device.streams.endpoints import StreamClientEndpoint, StreamServerEndpoint
+    from abst.device.streams.stream import StreamAddress
+    from abst.device.streams.streams import Streams
 
 __all__ = [
     "Device",
@@ -54,10 +54,10 @@ _MODULES: Final = {
     "Path": "paths",
     "Peer": "peers",
     "PeerBook": "peers",
-    "StreamAddress": "stream",
-    "StreamClientEndpoint": "endpoints",
-    "StreamServerEndpoint": "endpoints",
-    "Streams": "streams",
+    "StreamAddress": "streams.stream",
+    "StreamClientEndpoint": "streams.endpoints",
+    "StreamServerEndpoint": "streams.endpoints",
+    "Streams": "streams.streams",
     "parse_target": "pairing_attempt",
 }
 """In which module each public name stands."""

@@ -29,7 +29,7 @@ from abst.device.peers import MAX_ADDRESSES, Peer, PeerBook
 from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory, DeviceProtocol
 from abst.device.session_store import EndedSessions, SessionStore
-from abst.device.streams import Streams
+from abst.device.streams.streams import Streams
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import (
     AbstError,

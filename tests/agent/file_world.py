@@ -27,7 +27,7 @@ from abst.agent.records import DATABASE_KIND, MIGRATIONS, Arrived, Records, Send
 from abst.agent.shipment import Observer, Shipment
 from abst.agent.tree import TransferError
 from abst.database import Database
-from abst.device.stream import StreamAddress
+from abst.device.streams.stream import StreamAddress
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.identity import Identity

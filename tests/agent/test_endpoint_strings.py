@@ -29,7 +29,7 @@ from abst.agent.gate_lines import MAX_LINE_BYTES, SOCKET_NAME
 from abst.device import StreamAddress
 from abst.errors import AbstError, PeerUnreachableError, StreamError
 from tests.agent.stream_stage import StreamTestCase
-from tests.device.stream_doubles import BIG, Built, Echo, HalfNotes, Notes, Pusher
+from tests.device.streams.doubles import BIG, Built, Echo, HalfNotes, Notes, Pusher
 
 
 class ParsingTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from abst.agent.exposures import MAX_EXPOSURES, Exposures, parse_endpoint
 from abst.errors import AbstError, ConfigurationError, StreamError
 from tests.agent.stream_stage import StreamTestCase
 from tests.carriers import running_reactor
-from tests.device.stream_doubles import BIG, Built, Echo, HalfNotes, Notes
+from tests.device.streams.doubles import BIG, Built, Echo, HalfNotes, Notes
 
 
 class EndpointTests(SynchronousTestCase):

@@ -34,7 +34,7 @@ from abst.agent.file_packets import (
     encode,
 )
 from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE
-from abst.device.stream import StreamAddress
+from abst.device.streams.stream import StreamAddress
 from tests.agent.file_world import ALICE, End, World
 
 TRANSFER: Final = bytes(range(16))

@@ -13,7 +13,7 @@ from abst.agent.forwarding import MAX_CONNECTIONS, Forward, parse_local_endpoint
 from abst.errors import AbstError
 from tests.agent.stream_stage import StreamTestCase
 from tests.carriers import running_reactor
-from tests.device.stream_doubles import BIG, Built, Echo, HalfNotes, Notes
+from tests.device.streams.doubles import BIG, Built, Echo, HalfNotes, Notes
 
 
 class LocalEndpointTests(SynchronousTestCase):

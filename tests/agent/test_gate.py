@@ -16,7 +16,7 @@ from abst.agent.local_stream import CLOSE, END
 from abst.errors import StreamError
 from tests.agent.stream_stage import Raw, StreamTestCase
 from tests.agent.test_local_stream import frame
-from tests.device.stream_doubles import Built, Echo, HalfNotes, Notes
+from tests.device.streams.doubles import Built, Echo, HalfNotes, Notes
 
 
 def line(**request: Any) -> bytes:

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from abst.agent.local_stream import CLOSE, END, LocalStream
-from tests.device.stream_doubles import HalfNotes, Notes, Pusher
+from tests.device.streams.doubles import HalfNotes, Notes, Pusher
 
 HERE: Final = UNIXAddress("/here")
 THERE: Final = UNIXAddress("/there")

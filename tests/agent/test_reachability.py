@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.address import RealmAddress
 from abst.agent.reachability import LOOK_SECONDS, Reachability
 from abst.device import Device, DeviceFactory, Path
-from abst.device.link import connect_problem
+from abst.device.connect_problem import connect_problem
 from abst.errors import AbstError, Code, PeerUnreachableError, WrongKeyError, explain
 from abst.identity import Identity
 from abst.testing import MemoryNetwork

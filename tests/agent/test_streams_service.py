@@ -14,7 +14,7 @@ from abst.agent.exposure import Exposure
 from abst.agent.gate_lines import SOCKET_NAME
 from tests.agent.stream_stage import Raw
 from tests.agent.test_service import ServiceTestCase
-from tests.device.stream_doubles import Built, Notes
+from tests.device.streams.doubles import Built, Notes
 
 NOTHING: dict[str, list[Any]] = {"exposed": [], "programs": [], "forwards": [], "streams": []}
 

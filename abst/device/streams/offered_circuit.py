@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from abst.device.carried import Carried
 from abst.device.link import Link
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
-from abst.device.stream_opening import (
+from abst.device.streams.carried import Carried
+from abst.device.streams.opening import (
     AcceptedOpening,
     Decide,
     OpeningOwner,

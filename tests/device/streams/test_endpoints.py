@@ -18,7 +18,7 @@ from abst.device import (
 )
 from abst.errors import StreamError
 from abst.testing import MemoryNetwork
-from tests.device.stream_doubles import Built, Echo, Notes
+from tests.device.streams.doubles import Built, Echo, Notes
 
 
 class EndpointTests(SynchronousTestCase):

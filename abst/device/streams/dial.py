@@ -13,14 +13,14 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from abst.device.carried import Carried
-from abst.device.circuit_dial import CircuitDial, CircuitOwner
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.link import Link
 from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
-from abst.device.stream_opening import OPENING_SECONDS, DialledOpening
+from abst.device.streams.carried import Carried
+from abst.device.streams.circuit_dial import CircuitDial, CircuitOwner
+from abst.device.streams.opening import OPENING_SECONDS, DialledOpening
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError
 from abst.tls import STREAM_ALPN

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
-from abst.device.carried import Carried
 from abst.device.link import Link
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
-from abst.device.stream_opening import DialledOpening, OpeningOwner, circuit_opening_seconds
+from abst.device.streams.carried import Carried
+from abst.device.streams.opening import DialledOpening, OpeningOwner, circuit_opening_seconds
 from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.packets import Circuit
 from abst.tls import STREAM_ALPN, ChannelContexts

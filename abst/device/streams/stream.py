@@ -25,8 +25,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from abst.device.carried import Carried
 from abst.device.pipes import Pipe
+from abst.device.streams.carried import Carried
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 

@@ -19,8 +19,8 @@ from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
 from abst.device.leg_pipe import SILENT_SECONDS, TLS_SECONDS, LegDialler, LegPipe, TlsLegPipe
 from abst.device.pipes import Pipe
-from abst.device.stream_dial import DIAL_SECONDS
-from abst.device.streams import LATELY_SECONDS
+from abst.device.streams.dial import DIAL_SECONDS
+from abst.device.streams.streams import LATELY_SECONDS
 from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.identity import Identity
 from abst.joining import joined_ends
@@ -31,7 +31,7 @@ from abst.testing import MemoryLink, MemoryNetwork
 from abst.tls import DEVICE_ALPN, STREAM_ALPN, TLS_HANDSHAKE_BYTE
 from tests.carriers import running_reactor
 from tests.device.doubles import OTHER, RawDevice
-from tests.device.stream_doubles import BIG, Built, Echo, MemoryWorld, Notes, TcpWorld
+from tests.device.streams.doubles import BIG, Built, Echo, MemoryWorld, Notes, TcpWorld
 
 HERE = "127.0.0.1"
 

@@ -13,14 +13,14 @@ from abst.device import DeviceFactory
 from abst.device.key_check import proof, trust_key
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.pipes import Pipe
-from abst.device.stream import LINGER_SECONDS
-from abst.device.stream_opening import MAX_OPENING_BYTES, OPENING_SECONDS
+from abst.device.streams.opening import MAX_OPENING_BYTES, OPENING_SECONDS
+from abst.device.streams.stream import LINGER_SECONDS
 from abst.identity import Identity
 from abst.packets import STREAM_ACCEPTOR, Leg, OpenStream, StreamOpened, parse
 from abst.testing import MemoryNetwork
 from abst.tls import STREAM_ALPN, ChannelContexts, TlsEngine
 from tests.device.doubles import Ear
-from tests.device.stream_doubles import Built, Notes
+from tests.device.streams.doubles import Built, Notes
 
 
 class RawEnd:

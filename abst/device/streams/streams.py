@@ -17,20 +17,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from abst.device.carried import Carried
 from abst.device.link import Link
-from abst.device.offered_circuit import OfferedCircuit
 from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
-from abst.device.stream import Stream, StreamAddress
-from abst.device.stream_dial import DialOwner, StreamDial
-from abst.device.stream_opening import (
+from abst.device.streams.carried import Carried
+from abst.device.streams.dial import DialOwner, StreamDial
+from abst.device.streams.offered_circuit import OfferedCircuit
+from abst.device.streams.opening import (
     OPENING_SECONDS,
     AcceptedOpening,
     DialledOpening,
     Opened,
 )
+from abst.device.streams.stream import Stream, StreamAddress
 from abst.device_id import DeviceID
 from abst.errors import (
     AbstError,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.device import DeviceFactory
-from abst.device.stream import LINGER_SECONDS
+from abst.device.streams.stream import LINGER_SECONDS
 from abst.testing import MemoryNetwork
-from tests.device.stream_doubles import BIG, Built, HalfNotes
+from tests.device.streams.doubles import BIG, Built, HalfNotes
 
 
 class Ends:

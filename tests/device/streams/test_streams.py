@@ -18,10 +18,11 @@ from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from abst.address import RealmAddress
-from abst.device import Device, DeviceFactory, StreamAddress, stream
+from abst.device import Device, DeviceFactory, StreamAddress
 from abst.device.lan import LocalNetwork
 from abst.device.link import RealmLink
-from abst.device.streams import MAX_STREAMS_OF_PEER
+from abst.device.streams import stream
+from abst.device.streams.streams import MAX_STREAMS_OF_PEER
 from abst.errors import (
     Code,
     NotTrustedError,
@@ -33,7 +34,7 @@ from abst.realm import RealmFactory
 from abst.realm.limits import Limits
 from abst.testing import MemoryNetwork
 from tests.carriers import running_reactor
-from tests.device.stream_doubles import (
+from tests.device.streams.doubles import (
     BIG,
     Built,
     Echo,

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from abst import codec, packets
-from abst.device.carried import Carried
 from abst.device.key_check import matching_key, proof
 from abst.device.peers import Peer, printable
 from abst.device.pipes import Pipe
+from abst.device.streams.carried import Carried
 from abst.device_id import DeviceID
 from abst.errors import (
     MEANINGS,
