@@ -51,7 +51,7 @@ class Limits:
     pairing_window_seconds: float = 60.0
     pairing_requests_per_minute: int = 10
     circuits: int = 2000
-    device_circuits: int = 100
+    device_circuits: int = 200
     circuit_requests_per_minute: int = 600
     circuit_meet_seconds: float = 10.0
     circuit_idle_seconds: float = 3600.0

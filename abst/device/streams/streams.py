@@ -46,7 +46,7 @@ from abst.tls import TlsEngine
 MAX_STREAMS_OF_PEER: Final = 256
 """How many streams a peer may have opened, those included whose handshake is done."""
 
-DEVICE_CIRCUITS: Final = 100
+DEVICE_CIRCUITS: Final = 200
 """How many circuits a device may have at a realm that does not say."""
 
 PEER_SHARE: Final = 0.5
