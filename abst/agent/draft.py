@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from abst import codec
 from abst.agent.file_packets import BLOCK_BYTES
-from abst.agent.inbox import StorageError, plain_name
+from abst.agent.foreign_names import inner_name, item_name
+from abst.agent.inbox import StorageError
 from abst.agent.journal import Journal
 from abst.agent.naming import MAX_SAME_NAMES, NAME_TAKEN, free_name, give_name, status
 from abst.agent.open_folders import Entry, OpenFolders
@@ -250,7 +251,7 @@ class Draft:
                 self._folders.leave(path[:-1])
             name = self._draft_name
             if path:
-                name = _chosen(plain_name(path[-1]), self._folders.innermost())
+                name = _chosen(inner_name(path[-1]), self._folders.innermost())
             # The journal knows of it before it is there, so what is there is always known.
             self._journal.note(entry=encoded, name=name)
             self._journal.write()
@@ -405,7 +406,7 @@ class Draft:
 
     def _choose_name(self) -> None:
         """Choose a name that nothing has, and note it in place of how it came here."""
-        self.stored_as = _chosen(plain_name(self.offer.name), self._folders.inbox)
+        self.stored_as = _chosen(item_name(self.offer.name), self._folders.inbox)
         self._journal.clear()
         self._note_offer()
         self._journal.note(naming=self.stored_as, sha256=self.sha256)

@@ -9,6 +9,8 @@ import errno
 import os
 from typing import Final
 
+from abst.agent.foreign_names import MAX_NAME_BYTES, MAX_SUFFIX_CHARACTERS
+
 MAX_SAME_NAMES: Final = 1000
 
 NAME_TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -25,9 +27,8 @@ def free_name(plain: str, folder: int) -> str | None:
         plain: a name that does no harm.
         folder: the folder's descriptor.
     """
-    stem, suffix = os.path.splitext(plain)
     for number in range(MAX_SAME_NAMES):
-        name = f"{stem} ({number}){suffix}" if number else plain
+        name = _numbered(plain, number) if number else plain
         if status(name, folder) is None:
             return name
     return None
@@ -55,6 +56,15 @@ def give_name(draft: str, name: str, folder: int, *, is_folder: bool) -> None:
         os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     else:
         os.unlink(draft, dir_fd=folder)
+
+
+def _numbered(plain: str, number: int) -> str:
+    stem, suffix = os.path.splitext(plain)
+    if len(suffix) > MAX_SUFFIX_CHARACTERS:
+        stem, suffix = plain, ""
+    end = f" ({number}){suffix}"
+    room = MAX_NAME_BYTES - len(end.encode("utf-8"))
+    return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + end
 
 
 def status(name: str, folder: int) -> os.stat_result | None:

@@ -182,16 +182,35 @@ class LyingSenderTests(SynchronousTestCase):
             entry("/etc", folder=True),
             entry("/etc", "..\\passwd"),
             entry("a\x1b[2J"),
-            entry(".a"),
-            entry("a"),
-            entry("A/.."),
-            entry("x" * 255),
+            entry("a\x1b[2J", folder=True),
+            entry("a\x1b[2J", "a\x1a[2J"),
+            entry("."),
+            entry("写" * 255),
+            entry("写" * 254 + "x"),
         )
         self.assert_stored("folder")
-        folder = self.world.inbox / "folder"
-        found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-        expected = ["a", "a (1)", "a_[2J", "etc", "etc/passwd", "unnamed", "unnamed (1)", "up"]
-        self.assertEqual([*expected, "x" * 200], found)
+        self.assertEqual(
+            sorted(
+                [
+                    *("unnamed", ".._.._up", "_etc", "_etc/..\\passwd", "a_[2J"),
+                    *("a_[2J (1)", "a_[2J (1)/a_[2J", "unnamed (1)", "写" * 85, "写" * 83 + " (1)"),
+                ]
+            ),
+            self.inside("folder"),
+        )
+        self.assertEqual(["folder"], self.world.names())
+
+    def test_names_in_a_folder_are_kept(self) -> None:
+        names = [".env", ".git", "-rf", "...", "env", "git", "~", f".{TRANSFER.hex()}.abst-journal"]
+        partial = f".{TRANSFER.hex()}.abst-partial"
+        paths = [(partial,), *((partial, name) for name in names), *((name,) for name in names)]
+        self.liar.folder(*(entry(*path, folder=path == (partial,)) for path in paths))
+        self.assert_stored("folder")
+        self.assertEqual(sorted("/".join(path) for path in paths), self.inside("folder"))
+
+    def inside(self, name: str) -> list[str]:
+        folder = self.world.inbox / name
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
     def test_a_path_outside_of_the_open_folders(self) -> None:
         for path in (("b", "c"), ("a", "b", "c"), ("a", "..", "c")):

@@ -1,4 +1,4 @@
-"""The inbox: names that cannot harm, and a list that survives."""
+"""The inbox: a list that survives."""
 
 from __future__ import annotations
 
@@ -6,87 +6,13 @@ import os
 import sqlite3
 from pathlib import Path
 
-from hypothesis import example, given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.agent import records as records_module
 from abst.agent.home import Home
-from abst.agent.inbox import MAX_NAME_BYTES, Inbox, plain_name
+from abst.agent.inbox import Inbox
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Arrived, Records, Sending
 from abst.database import Database
-
-any_text = st.text(st.characters(), max_size=300)
-"""Surrogates included: a name that is not Unicode on the sender's disk brings them."""
-
-
-class PlainNameTests(SynchronousTestCase):
-    """What becomes of a name that somebody else has chosen."""
-
-    def test_only_the_last_part_of_a_path_is_kept(self) -> None:
-        for name, plain in (
-            ("photo.jpg", "photo.jpg"),
-            ("/etc/passwd", "passwd"),
-            ("../../etc/passwd", "passwd"),
-            ("..\\..\\windows\\system.ini", "system.ini"),
-            ("C:\\Users\\a\\b.txt", "b.txt"),
-            ("folder/", "folder"),
-            ("a//b///", "b"),
-            ("\\\\server\\share\\x", "x"),
-        ):
-            self.assertEqual(plain, plain_name(name), name)
-
-    def test_what_is_no_name_gets_one(self) -> None:
-        for name in ("", ".", "..", "...", "/", "//", "\\", "../..", " ", ". .", "-", "~", "--- "):
-            self.assertEqual("unnamed", plain_name(name), repr(name))
-
-    def test_no_name_hides_or_reads_as_an_option(self) -> None:
-        for name, plain in (
-            (".bashrc", "bashrc"),
-            ("..hidden", "hidden"),
-            ("-rf", "rf"),
-            ("--help", "help"),
-            ("~root", "root"),
-            (".-~ x", "x"),
-            ("trailing. . ", "trailing"),
-        ):
-            self.assertEqual(plain, plain_name(name), name)
-
-    def test_control_characters_go(self) -> None:
-        self.assertEqual("a_b_c_d_e", plain_name("a\0b\nc\x1bd\x7fe"))
-        self.assertEqual("harmless_gpj.exe", plain_name("harmless\u202egpj.exe"))
-        self.assertEqual("caf_.txt", plain_name("caf\udce9.txt"))
-
-    def test_other_languages_stay(self) -> None:
-        for name in ("Übergröße.pdf", "写真.jpg", "😀.png", "naïve.txt", "a b.txt"):
-            self.assertEqual(name, plain_name(name))
-
-    def test_a_long_name_keeps_its_end(self) -> None:
-        self.assertEqual("a" * (MAX_NAME_BYTES - 4) + ".jpg", plain_name("a" * 1000 + ".jpg"))
-        shortened = plain_name("写" * 300 + ".tar")
-        self.assertTrue(shortened.endswith("写.tar"))
-        self.assertLessEqual(len(shortened.encode()), MAX_NAME_BYTES)
-        self.assertEqual(MAX_NAME_BYTES, len(plain_name("x." + "y" * 1000)))
-
-    @given(any_text)
-    @example("a" * 250 + "." + "." * 4)
-    @example("." * 300)
-    @example("a" * 199 + " " + "b" * 50)
-    @example("a" * 198 + "._ " + "b" * 50)
-    @example("\udcff" * 255)
-    @example("x" * 199 + "/.." + "\0")
-    @example("a" * 190 + " ." * 30)
-    def test_any_name_is_one_plain_entry(self, name: str) -> None:
-        plain = plain_name(name)
-        self.assertTrue(plain)
-        self.assertLessEqual(len(os.fsencode(plain)), MAX_NAME_BYTES)
-        self.assertNotIn("/", plain)
-        self.assertNotIn("\\", plain)
-        self.assertTrue(plain.isprintable())
-        self.assertNotIn(plain[0], ".-~ ")
-        self.assertEqual(plain, plain.strip())
-        self.assertNotIn(plain, (".", ".."))
-        self.assertEqual(plain, plain_name(plain), "it stays as it is")
 
 
 class InboxTestCase(SynchronousTestCase):

@@ -55,6 +55,17 @@ class NamingTests(SynchronousTestCase):
             self.assertEqual(expected, free_name("a.b.txt", self.descriptor))
             (self.folder / expected).symlink_to("nowhere")
 
+    def test_a_number_has_room_and_hidden_names_stay_hidden(self) -> None:
+        long = "." + "x" * 100
+        for taken, expected in (
+            (".env", ".env (1)"),
+            ("x" * 255, "x" * 251 + " (1)"),
+            ("写" * 83 + ".tar", "写" * 82 + " (1).tar"),
+            ("a" + long, "a" + long + " (1)"),
+        ):
+            (self.folder / taken).touch()
+            self.assertEqual(expected, free_name(taken, self.descriptor))
+
     def test_there_is_an_end_to_names(self) -> None:
         for number in range(MAX_SAME_NAMES):
             (self.folder / (f"x ({number})" if number else "x")).touch()
