@@ -2,8 +2,9 @@
 
 Owns the reading and writing of two sockets that Twisted's transports still own: bytes go from one
 through a pipe into the other by ``splice``. A direction has a pipe only while something is in
-it. While the target takes no more, nothing is read from the source. Where there is no pipe to
-be had, a small piece goes through user space.
+it. While the target takes no more, nothing is read from the source. What is in the reserve, and its
+target does not take, is copied out of it and kept here. Where there is no pipe at all, a small
+piece goes through user space.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from abst.realm.legs import Leg
 from abst.realm.pipes import Pipe, Pipes
 
 COPY_BYTES: Final = 16384
-"""How much of one direction may wait in this process, when there is no pipe for it."""
+"""How much of one direction is copied at once, when there is no pipe for it."""
+
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""How much of all directions together may wait in this process before less is read for each."""
+
+LEAST_KEPT_BYTES: Final = 65536
+"""How much of one direction may wait in this process whatever else does."""
 
 _FLAGS: Final = 0x01 | 0x02
 """SPLICE_F_MOVE and SPLICE_F_NONBLOCK."""
@@ -60,6 +67,7 @@ class _Side:
         "_is_gone",
         "_is_held",
         "_is_reading",
+        "_kept_bytes",
         "_number",
         "_pipe",
         "_pipes",
@@ -85,6 +93,7 @@ class _Side:
         self._pipe: Pipe | None = None
         self._in_pipe = 0
         self._copied: bytes | memoryview = b""
+        self._kept_bytes = 0
         self._is_reading = False
         self._is_held = False
         self._has_ended = False
@@ -140,10 +149,11 @@ class _Side:
         if pipe is None:
             self._copy()
             return
+        most = self._circuit.turn_bytes
+        if self._pipes.is_reserve(pipe) and self._pipes.kept_bytes >= KEPT_BYTES:
+            most = min(most, LEAST_KEPT_BYTES)
         try:
-            count = os.splice(
-                self._number, pipe.writing, self._circuit.turn_bytes, None, None, _FLAGS
-            )
+            count = os.splice(self._number, pipe.writing, most, None, None, _FLAGS)
         except BlockingIOError:
             self._pipes.give_back(pipe)
             return
@@ -195,6 +205,8 @@ class _Side:
                     self._pipe.reading, self.other._number, self._in_pipe, None, None, _FLAGS
                 )
         except BlockingIOError:
+            if self._pipes.is_reserve(self._pipe):
+                self._empty_pipe()
             self._descriptors.addWriter(self.other)
             self._choose_to_read()
             return
@@ -204,9 +216,25 @@ class _Side:
         if self._pipe is not None:
             self._pipes.give_back(self._pipe)
             self._pipe = None
+        self._forget_kept()
         if not self._is_reading:
             self._descriptors.removeWriter(self.other)
             self._choose_to_read()
+
+    def _empty_pipe(self) -> None:
+        """Keep here what waits for the other side, and leave the pipe to others."""
+        assert self._pipe is not None
+        self._copied = os.read(self._pipe.reading, self._in_pipe)
+        assert len(self._copied) == self._in_pipe
+        self._kept_bytes = self._in_pipe
+        self._pipes.kept_bytes += self._kept_bytes
+        self._in_pipe = 0
+        self._pipes.give_back(self._pipe)
+        self._pipe = None
+
+    def _forget_kept(self) -> None:
+        self._pipes.kept_bytes -= self._kept_bytes
+        self._kept_bytes = 0
 
     def _choose_to_read(self) -> None:
         """Read from this side, unless something is in the way."""
@@ -261,6 +289,7 @@ class _Side:
         self._is_gone = True
         self._is_reading = False
         self._copied = b""
+        self._forget_kept()
         if self._pipe is not None:
             self._pipes.throw_away(self._pipe)
             self._pipe = None

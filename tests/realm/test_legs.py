@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,9 @@ from abst.packets import REALM_TO_DEVICE, Circuit, ConnectToDevice, Error, Leg, 
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
+from abst.realm.splicing import KEPT_BYTES, LEAST_KEPT_BYTES
 from tests.carriers import (
+    PATIENCE_SECONDS,
     Behaviour,
     PlainReactor,
     TimeOnlyReactor,
@@ -85,8 +88,8 @@ def memory_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-class CircuitBehaviour(Behaviour):
-    """What circuits do, whatever carries them; the subclasses say what does."""
+class CircuitStage(Behaviour):
+    """A realm, and devices that have circuits through it."""
 
     splices = True
     pipes = MAX_PIPES
@@ -189,6 +192,10 @@ class CircuitBehaviour(Behaviour):
     def until_over(self) -> None:
         until(lambda: not len(self.realm.circuits), "the end of the circuit")
         until(lambda: not self.factory.legs, "the end of the legs")
+
+
+class CircuitBehaviour(CircuitStage):
+    """What circuits do, whatever carries them; the subclasses say what does."""
 
     @in_thread
     def test_bytes_go_both_ways(self) -> None:
@@ -436,6 +443,55 @@ class WithOnePipeTests(PlainBehaviour, TestCase):
     """All directions but one have no pipe."""
 
     pipes = 1
+
+
+class ManyWaitTests(CircuitStage, TestCase):
+    """More directions wait for their readers than there are pipes."""
+
+    pipes = 3
+
+    def fill(self, source: socket.socket, condition: Callable[[], object]) -> int:
+        """Send until something holds; return how much that was."""
+        source.setblocking(False)
+        sent = 0
+        while not in_reactor(condition):
+            with contextlib.suppress(BlockingIOError):
+                sent += source.send(bytes(1 << 20))
+        source.settimeout(PATIENCE_SECONDS)
+        return sent
+
+    @in_thread
+    def test_others_are_served_through_the_reserve(self) -> None:
+        pool = self.factory._pipes
+        circuits = [self.circuit() for _ in range(3)]
+        others = self.circuit()
+        for number, (alice, _) in enumerate(circuits[:2]):
+            self.fill(alice, lambda: len(pool) - 1 - len(pool._idle) == number + 1)  # noqa: B023
+        alice, bob = circuits[2]
+        sent = self.fill(alice, lambda: pool.kept_bytes)
+        self.assertTrue(in_reactor(lambda: pool.is_reserve(pool.take())))
+        data = random.Random(4).randbytes(5_000_000)
+        sender = threading.Thread(target=others[0].sendall, args=(data,))
+        sender.start()
+        self.assertEqual(data, read_exactly(others[1], len(data)))
+        sender.join()
+        self.assertEqual(bytes(sent), read_exactly(bob, sent))
+        until(lambda: not pool.kept_bytes, "the end of what was kept")
+
+    @in_thread
+    def test_what_is_kept_of_each_is_little_when_much_is_kept_in_all(self) -> None:
+        pool = self.factory._pipes
+        held = in_reactor(lambda: [pool.take() for _ in range(2)])
+        pool.kept_bytes += KEPT_BYTES
+        alice, bob = self.circuit()
+        self.fill(alice, lambda: pool.kept_bytes > KEPT_BYTES)
+        self.assertLessEqual(pool.kept_bytes - KEPT_BYTES, LEAST_KEPT_BYTES)
+        reset(alice)
+        self.assertIsNone(read_to_the_end(bob))
+        self.until_over()
+        self.assertEqual(KEPT_BYTES, pool.kept_bytes)
+        for pipe in held:
+            in_reactor(pool.throw_away, pipe)
 
 
 class WithoutDescriptorsTests(PlainBehaviour, TestCase):
