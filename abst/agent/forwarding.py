@@ -32,6 +32,9 @@ _LOOPBACK: Final = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}
 _INTERFACE_AT: Final = {"tcp": 1, "ssl": 4, "tcp6": 2}
 """Where Twisted looks for the interface when it is not named ``interface=``."""
 
+_WRAPPED_PORT: Final = re.compile(r"[:=](tcp6?|ssl)(\\*:|$)")
+"""A TCP port inside another endpoint, such as ``haproxy:tcp:80``."""
+
 FAILURE_SECONDS: Final = 1.0
 """How often, at most, it is told that a connection could not be made."""
 
@@ -169,6 +172,8 @@ def parse_local_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
         raise AbstError(f"{text!r}: the path of a socket has to begin with /")
     if kind in _LOOPBACK and not _names_interface(kind, rest):
         text += f":interface={_LOOPBACK[kind]}"
+    if _WRAPPED_PORT.search(text) and "interface=" not in text:
+        raise AbstError(f"{text!r}: say on which interface it listens, such as interface=127.0.0.1")
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
     except Exception as error:  # What a parser raises is its own affair.

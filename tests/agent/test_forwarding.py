@@ -36,6 +36,10 @@ class LocalEndpointTests(SynchronousTestCase):
         ):
             self.assertEqual(interface, self.interface(text), text)
 
+    def test_what_stands_around_a_port_may_say_where_it_listens(self) -> None:
+        for text in ("haproxy:tcp:8080:interface=127.0.0.1", "haproxy:unix:/tmp/tcp"):
+            parse_local_endpoint(running_reactor(), text)
+
     def test_what_cannot_be_used_is_refused(self) -> None:
         for text, word in (
             ("", "no endpoint"),
@@ -45,6 +49,10 @@ class LocalEndpointTests(SynchronousTestCase):
             ("unix:x.sock", "begin with /"),
             ("unix:address=x.sock", "begin with /"),
             ("tcp:" + "1" * 1000, "at most"),
+            ("haproxy:tcp:8080", "interface=127.0.0.1"),
+            ("haproxy:tcp6:8080", "interface=127.0.0.1"),
+            ("haproxy:haproxy:ssl:443", "interface=127.0.0.1"),
+            (r"some:endpoint=tcp\:8080", "interface=127.0.0.1"),
         ):
             error = self.assertRaises(AbstError, parse_local_endpoint, running_reactor(), text)
             self.assertIn(word, str(error))
