@@ -27,6 +27,10 @@ from abst.joining import End, joined_ends
 FETCH_SECONDS: Final = 10.0
 """How long a program has to fetch a stream."""
 
+BUSY_SECONDS: Final = 0.5
+"""How long a stream stays open that the program cannot take: the peer has to hear first that it is
+open, and the service there."""
+
 MAX_WAITING_STREAMS: Final = 64
 
 
@@ -100,16 +104,20 @@ class Listener:
     def doStop(self) -> None:
         """Have nothing to end."""
 
-    def buildProtocol(self, addr: Any) -> IProtocol | None:
-        """Tell the program of a stream; None when it leaves too many, or does not read."""
-        if not self._is_reading or len(self._waiting) >= MAX_WAITING_STREAMS:
-            self.log.warn("a program does not fetch its streams: one is refused")
-            return None
+    def buildProtocol(self, addr: Any) -> IProtocol:
+        """Tell the program of a stream; end it soon when it leaves too many, or does not read.
+
+        To refuse it would say that this peer is not admitted, which is not so.
+        """
         outer, inner = joined_ends()
         stream_id = self._next_id()
-        expiry = self._reactor.callLater(FETCH_SECONDS, self._expire, stream_id)
+        if self._is_reading and len(self._waiting) < MAX_WAITING_STREAMS:
+            expiry = self._reactor.callLater(FETCH_SECONDS, self._expire, stream_id)
+            self._tell(arrival_line(Arrival(stream_id, addr.device_id)))
+        else:
+            self.log.warn("a program does not fetch its streams: one is broken off")
+            expiry = self._reactor.callLater(BUSY_SECONDS, self._give_up, stream_id)
         self._waiting[stream_id] = WaitingStream(inner, addr, expiry)
-        self._tell(arrival_line(Arrival(stream_id, addr.device_id)))
         return outer
 
     # As what the program's connection is for.

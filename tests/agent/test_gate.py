@@ -213,6 +213,12 @@ class ListenerTests(StreamTestCase):
         await self.fails(connecting, StreamError, "not offer this service to this one")
         self.assertEqual([], factory.built)
 
+    async def broken_stream(self) -> None:
+        """Assert that the peer gets a stream that is broken off at once: the service is there."""
+        notes = await self.connect()
+        await self.until(lambda: notes.ended)
+        self.assertNotIn("cleanly", str(notes.ended))
+
     async def arrivals(self, raw: Raw, count: int = 1) -> list[int]:
         """Return the numbers of the streams that the program was told of."""
         await self.until(lambda: raw.said.count(b"\n") >= count)
@@ -265,7 +271,8 @@ class ListenerTests(StreamTestCase):
         raw = await self.listening()
         ends = [await self.connect() for _ in range(MAX_WAITING_STREAMS)]
         await self.arrivals(raw, MAX_WAITING_STREAMS)
-        await self.refused_stream()
+        await self.broken_stream()
+        self.assertEqual(MAX_WAITING_STREAMS, raw.said.count(b"\n"))
         self.assertEqual([], [end for end in ends if end.ended])
 
     async def test_with_the_program_goes_its_service(self) -> None:
@@ -300,7 +307,8 @@ class ListenerTests(StreamTestCase):
         raw = await self.listening()
         (listener,) = self.gates["alice"].listeners()
         listener.pauseProducing()
-        await self.refused_stream()
+        await self.broken_stream()
+        self.assertEqual(b"", raw.said)
         listener.resumeProducing()
         await self.connect()
         await self.arrivals(raw)
