@@ -45,12 +45,14 @@ class Outcome:
 
     Attributes:
         replies: what the sender is told.
+        got: how much is here, which the sender need not hear each time.
         named: what is in the inbox now, and not on record yet.
         asked: the transfers that the sender asks for and no draft is of.
         problem: what the sender did wrong, so that nothing more can be read.
     """
 
     replies: bytearray = field(default_factory=bytearray)
+    got: bytes = b""
     named: list[Draft] = field(default_factory=list)
     asked: list[bytes] = field(default_factory=list)
     problem: AbstError | None = None
@@ -71,7 +73,7 @@ class Arriving:
         self._draft: Draft | None = None
         self._resumable: dict[bytes, Draft] = {}
         self._whole: list[Draft] = []
-        self._told_bytes = 0
+        self._got_bytes = 0
 
     def receive(self, chunks: list[bytes]) -> Outcome:
         """Take bytes as they came."""
@@ -150,7 +152,7 @@ class Arriving:
             *(packet["transfer"], self._device_id, packet["name"], packet["folder"]),
             *(packet["size"], packet["entries"]),
         )
-        self._told_bytes = 0
+        self._got_bytes = 0
         try:
             if packet["resumes"]:
                 self._draft = self._resumable.pop(offer.transfer, None)
@@ -220,9 +222,9 @@ class Arriving:
             self._draft = None
             outcome.problem = problem
             return
-        if got != self._told_bytes:
-            self._told_bytes = got
-            outcome.replies += encode(GOT, transfer=draft.offer.transfer, size=got)
+        if got != self._got_bytes:
+            self._got_bytes = got
+            outcome.got = encode(GOT, transfer=draft.offer.transfer, size=got)
 
     def _name(self, whole: list[Draft], outcome: Outcome) -> None:
         """Wait until items are on the disk, and give them their names."""

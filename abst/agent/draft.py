@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX: Final = ".abst-partial"
 JOURNAL_SUFFIX: Final = ".abst-journal"
 SPARE_DISK_BYTES: Final = 16 * 1024 * 1024
+MAX_PIECES: Final = 1024
+"""How many pieces wait to be written by one call; Linux takes no more (IOV_MAX)."""
 
 
 class DamagedDraftError(AbstError):
@@ -270,7 +272,7 @@ class Draft:
             raise StorageError("more bytes came than the file was said to have")
         self._unwritten.append(data)
         self._unwritten_bytes += len(data)
-        if self._unwritten_bytes >= BLOCK_BYTES:
+        if self._unwritten_bytes >= BLOCK_BYTES or len(self._unwritten) >= MAX_PIECES:
             self._write_unwritten()
 
     def end_entry(self, sha256: bytes) -> None:
@@ -448,18 +450,20 @@ class Draft:
     def _write_unwritten(self) -> None:
         if not self._unwritten:
             return
-        data = self._unwritten[0] if len(self._unwritten) == 1 else b"".join(self._unwritten)
-        self._unwritten.clear()
-        self._unwritten_bytes = 0
+        pieces, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        at = 0
         with storing():
-            view = memoryview(data)
-            while view:
-                written = os.write(self._file, view)
-                # What is written is hashed, also when the disk takes no more.
-                self._hash.update(view[:written])
+            while at < len(pieces):
+                written = os.writev(self._file, pieces[at:])
                 self._offset += written
                 self.got_bytes += written
-                view = view[written:]
+                # What is written is hashed, also when the disk takes no more.
+                while written:
+                    piece = pieces[at][:written]
+                    self._hash.update(piece)
+                    written -= len(piece)
+                    pieces[at] = pieces[at][len(piece) :]
+                    at += not pieces[at]
 
     # The journal.
 

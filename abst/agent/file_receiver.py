@@ -26,12 +26,15 @@ from abst.errors import AbstError
 
 MAX_STREAMS: Final = 64
 MAX_STREAMS_FROM_ONE: Final = 16
-MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
+MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 """How many bytes may wait for a thread before the stream is paused."""
 
-BATCH_BYTES: Final = 512 * 1024
-GATHER_SECONDS: Final = 0.005
+BATCH_BYTES: Final = 2 * 1024 * 1024
+GATHER_SECONDS: Final = 0.02
 """How long fewer bytes than these wait for more: to wake a thread for each piece costs too much."""
+
+TELL_SECONDS: Final = 0.1
+"""How often the sender hears how much is here: as often as a person can read it."""
 
 ALL_TRANSFERS: Final = bytes(TRANSFER_ID_BYTES)
 """In a packet Refused: everything that this stream could carry."""
@@ -58,6 +61,7 @@ class FileReceiver(Protocol):
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._gathering: Any = None
+        self._told_at = -TELL_SECONDS
         self._is_working = False
         self._is_paused = False
         self._is_connected = False
@@ -86,10 +90,7 @@ class FileReceiver(Protocol):
             self._is_paused = True
             self._heartbeat.listens = False
             self.transport.pauseProducing()  # type: ignore[attr-defined]
-        if self._waiting_bytes >= BATCH_BYTES:
-            self._work()
-        elif self._gathering is None:
-            self._gathering = self._shared.clock.callLater(GATHER_SECONDS, self._gathered)
+        self._work_or_gather()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Write what has come, and leave for later what is not whole."""
@@ -99,6 +100,13 @@ class FileReceiver(Protocol):
             self._gathering.cancel()
             self._gathering = None
         self._work()
+
+    def _work_or_gather(self) -> None:
+        """Wait for more, unless that is enough or no more will come."""
+        if self._waiting_bytes >= BATCH_BYTES or not self._is_connected:
+            self._work()
+        elif self._waiting and self._gathering is None:
+            self._gathering = self._shared.clock.callLater(GATHER_SECONDS, self._gathered)
 
     def _gathered(self) -> None:
         self._gathering = None
@@ -124,6 +132,10 @@ class FileReceiver(Protocol):
     def _took(self, outcome: Outcome) -> None:
         self._is_working = False
         self._say(bytes(outcome.replies))
+        now = self._shared.clock.seconds()
+        if outcome.got and now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            self._say(outcome.got)
         try:
             self._record(outcome)
         except AbstError as problem:
@@ -139,7 +151,7 @@ class FileReceiver(Protocol):
             self._is_paused = False
             self._heartbeat.listens = True
             self.transport.resumeProducing()  # type: ignore[union-attr]
-        self._work()
+        self._work_or_gather()
 
     def _failed(self, failure: Failure) -> None:
         self._is_working = False

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from unittest import SkipTest
@@ -33,7 +34,12 @@ from abst.agent.file_packets import (
     Splitter,
     encode,
 )
-from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE
+from abst.agent.file_receiver import (
+    BATCH_BYTES,
+    GATHER_SECONDS,
+    MAX_STREAMS_FROM_ONE,
+    MAX_WAITING_BYTES,
+)
 from abst.device.streams.stream import StreamAddress
 from tests.agent.file_world import ALICE, End, World
 
@@ -477,7 +483,8 @@ class LyingSenderTests(SynchronousTestCase):
         self.world.receivers.in_thread = later
         self.liar.item(size=2**24)
         self.liar.say(entry(size=2**24))
-        for _ in range(5):
+        for _ in range(MAX_WAITING_BYTES // 2**20):
+            self.assertFalse(self.liar.theirs.paused)
             self.liar.theirs.protocol.dataReceived(data(bytes(2**20)))
         self.assertEqual(1, len(waiting))
         self.assertTrue(self.liar.theirs.paused)
@@ -486,7 +493,59 @@ class LyingSenderTests(SynchronousTestCase):
             maybeDeferred(*call).chainDeferred(done)
         self.assertFalse(self.liar.theirs.paused)
         self.liar.say()
-        self.assertEqual(5 * 2**20, self.liar.of(GOT)[-1]["size"])
+        self.assertEqual(MAX_WAITING_BYTES, self.liar.of(GOT)[-1]["size"])
+
+    def test_a_thread_is_woken_for_many_pieces(self) -> None:
+        waiting: list[Any] = []
+
+        def later(*call: Any) -> Any:
+            waiting.append((Deferred(), call))
+            return waiting[-1][0]
+
+        self.world.receivers.in_thread = later
+        self.liar.item(size=2**24)
+        receive = self.liar.theirs.protocol.dataReceived
+        receive(entry(size=2**24))
+        for turn in (1, 2):
+            done, call = waiting.pop()
+            done.callback(call[0](*call[1:]))
+            self.assertEqual([], waiting, "it waits for more, also when more is here already")
+            for _ in range(BATCH_BYTES // 2**18 - 1):
+                receive(data(bytes(2**18)))
+            self.assertEqual([], waiting)
+            receive(data(bytes(2**18)))
+            self.assertEqual(1, len(waiting), turn)
+            receive(data(b"x"))
+        self.world.receivers.in_thread = maybeDeferred
+        done, call = waiting.pop()
+        done.callback(call[0](*call[1:]))
+
+    def test_bytes_in_pieces_of_one(self) -> None:
+        content = bytes(range(256)) * 10
+        self.liar.item(size=len(content))
+        self.liar.say(entry(size=len(content)), *(data(bytes([byte])) for byte in content))
+        self.liar.say(encode(ENTRY_END, sha256=digest(content)))
+        self.liar.say(encode(ITEM_END, sha256=digest(content)))
+        self.assert_stored("a")
+        self.assertEqual(content, (self.world.inbox / "a").read_bytes())
+
+    def test_a_disk_that_takes_a_little_at_a_time(self) -> None:
+        writev = os.writev
+
+        def little(descriptor: int, pieces: Any) -> int:
+            first = memoryview(pieces[0])[:5]
+            rest = [memoryview(pieces[1])[:1]] if len(first) < 5 and len(pieces) > 1 else []
+            return writev(descriptor, [first, *rest])
+
+        self.patch(os, "writev", little)
+        content = bytes(range(200))
+        self.liar.item(size=200)
+        cuts = (0, 1, 3, 10, 11, 30, 199, 200)
+        pieces = [data(content[at:end]) for at, end in pairwise(cuts)]
+        self.liar.say(entry(size=200), *pieces, encode(ENTRY_END, sha256=digest(content)))
+        self.liar.say(encode(ITEM_END, sha256=digest(content)))
+        self.assert_stored("a")
+        self.assertEqual(content, (self.world.inbox / "a").read_bytes())
 
 
 class FullDiskTests(SynchronousTestCase):

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.agent import draft as draft_module
 from abst.agent import file_sender, outgoing
 from abst.agent.file_packets import BLOCK_BYTES, MAX_PATH_PARTS
-from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE
+from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE, TELL_SECONDS
 from abst.errors import AbstError, Code, NotTrustedError, SessionEndedError, StreamError
 from tests.agent.file_world import World, tree
 
@@ -203,11 +203,20 @@ class SendingTests(FilesTestCase):
     def test_progress_grows_to_the_size(self) -> None:
         path = self.file(os.urandom(5 * BLOCK_BYTES))
         self.world.send(path)
-        self.world.settle(iter([BLOCK_BYTES // 2] * 8))
+        for _ in range(8):
+            self.world.settle(until_bytes=BLOCK_BYTES // 2)
+            self.world.clock.advance(TELL_SECONDS)
         self.world.finish()
         told = [got for _, got in self.world.notes.progress]
         self.assertEqual(sorted(told), told)
         self.assertGreater(len(set(told)), 3)
+
+    def test_progress_is_told_no_more_often_than_somebody_can_read_it(self) -> None:
+        self.world.send(self.file(os.urandom(64 * BLOCK_BYTES)))
+        began_at = self.world.clock.seconds()
+        self.world.finish()
+        seconds = self.world.clock.seconds() - began_at
+        self.assertLessEqual(len(self.world.notes.progress), seconds / TELL_SECONDS + 1)
 
     def test_a_disk_is_read_once_and_after_a_break_only_the_last_blocks_again(self) -> None:
         read: list[tuple[int, int]] = []
