@@ -8,8 +8,8 @@ bytes travel in frames, of which there are three kinds, each beginning with four
 - 2^32 - 1: this side is done, in order, and reads nothing more.
 
 A connection that ends without the last one has been aborted, and the application behind it is told
-so. Nothing is buffered here: a frame is passed on as it comes, and whoever does not read lets the
-other side wait.
+so. Nothing is buffered here but what had been read already when the protocol said that it wants no
+more: a frame is passed on as it comes, and whoever does not read lets the other side wait.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class LocalStream(Protocol):
         self._header = b""
         self._left_bytes = 0
         self._has_producer = False
+        self._is_paused = False
+        self._held = b""
 
     # As the protocol of the Unix connection.
 
@@ -81,9 +83,15 @@ class LocalStream(Protocol):
         self._protocol.makeConnection(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take frames, in pieces of any size."""
+        """Take frames, in pieces of any size; hold them while the protocol has paused."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
         position = 0
         while position < len(data) and self._state is not _State.OVER:
+            if self._is_paused:
+                self._held = data[position:]
+                return
             if self._left_bytes:
                 piece = data[position : position + self._left_bytes]
                 self._left_bytes -= len(piece)
@@ -168,11 +176,15 @@ class LocalStream(Protocol):
     def pauseProducing(self) -> None:
         """Read nothing for now."""
         if self._state in _READS:
+            self._is_paused = True
             self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Read on."""
-        if self._state is not _State.OVER:
+        """Read on, first what is held."""
+        self._is_paused = False
+        if self._held:
+            self.dataReceived(b"")
+        if self._state is not _State.OVER and not self._is_paused:
             self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -191,7 +203,9 @@ class LocalStream(Protocol):
         if header == END:
             self._end()
         elif header == CLOSE:
-            self._tell(connectionDone)
+            if self._state is not _State.CLOSING:
+                # Who has closed is told when the connection is gone, and not while it closes.
+                self._tell(connectionDone)
             self.transport.abortConnection()  # Nobody reads what may still wait to be written.
         else:
             (self._left_bytes,) = _HEADER.unpack(header)
@@ -218,7 +232,7 @@ class LocalStream(Protocol):
         self._state = _State.CLOSING
         self.transport.write(CLOSE)
         # The other side closes when it has come to that; until then, what it sends is dropped.
-        self.transport.resumeProducing()
+        self.resumeProducing()
 
     def _tell(self, reason: Failure) -> None:
         if self._state is not _State.OVER:

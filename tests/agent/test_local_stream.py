@@ -103,6 +103,50 @@ class BytesTests(SynchronousTestCase):
         self.assertEqual((HERE, THERE), (side.stream.getHost(), side.stream.getPeer()))
 
 
+class Pausing(HalfNotes):
+    """Takes one piece at a time."""
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.pauseProducing()
+
+
+class PauseTests(SynchronousTestCase):
+    """Whoever has paused is given nothing, though more has been read already."""
+
+    @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.integers(1, 400))
+    def test_it_comes_piece_by_piece(self, pieces: list[bytes], size: int) -> None:
+        side = Side(Pausing())
+        data = b"".join(map(frame, pieces)) + END
+        heard = []
+        for start in range(0, len(data), size):
+            side.stream.dataReceived(data[start : start + size])
+            while side.wire.producerState == "paused":
+                heard.append(bytes(side.notes.heard))
+                side.stream.resumeProducing()
+        self.assertEqual(b"".join(pieces), bytes(side.notes.heard))
+        self.assertGreaterEqual(len(set(heard)), len(pieces))
+        self.assertEqual(["read"], side.notes.halves)
+
+    def test_the_end_waits_behind_the_bytes(self) -> None:
+        side = Side(Pausing())
+        side.stream.dataReceived(frame(b"one") + frame(b"two") + CLOSE)
+        self.assertEqual((b"one", None), (bytes(side.notes.heard), side.notes.ended))
+        side.stream.resumeProducing()
+        self.assertEqual((b"onetwo", None), (bytes(side.notes.heard), side.notes.ended))
+        side.stream.resumeProducing()
+        self.assertIsInstance(side.notes.ended, ConnectionDone)
+
+    def test_who_closes_is_given_nothing_more_and_told_later(self) -> None:
+        side = Side(Pausing())
+        side.stream.dataReceived(frame(b"one") + frame(b"two") + CLOSE)
+        side.stream.loseConnection()
+        self.assertEqual((b"one", None), (bytes(side.notes.heard), side.notes.ended))
+        self.assertTrue(side.wire.aborted)
+        side.lose(ConnectionAborted)
+        self.assertIsInstance(side.notes.ended, ConnectionDone)
+
+
 class EndTests(SynchronousTestCase):
     """Each way to end, seen from both sides."""
 
