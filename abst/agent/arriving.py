@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
-from abst.agent.draft import DamagedDraftError, Draft, Offer
+from abst.agent.draft import Draft
 from abst.agent.drafts import Drafts
 from abst.agent.file_packets import (
     ALIVE,
@@ -30,7 +30,8 @@ from abst.agent.file_packets import (
     Splitter,
     encode,
 )
-from abst.agent.inbox import StorageError
+from abst.agent.offer import Offer
+from abst.agent.storage import DamagedDraftError, StorageError
 from abst.errors import AbstError, Code, RemoteProtocolError
 
 MAX_SINGLE_SYNCS: Final = 4
@@ -234,10 +235,10 @@ class Arriving:
         for draft in whole:
             try:
                 with draft.lock:
-                    if not draft.is_named:
+                    if not draft.name.is_given:
                         if not syncs_all:
                             draft.sync()
-                        draft.give_name()
+                        draft.name.give()
             except StorageError as problem:
                 self._drafts.discard(draft)
                 self._say_refused(draft.offer.transfer, problem, outcome)

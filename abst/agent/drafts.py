@@ -15,13 +15,12 @@ from typing import Final
 from abst.agent.draft import (
     JOURNAL_SUFFIX,
     PARTIAL_SUFFIX,
-    DamagedDraftError,
     Draft,
-    Offer,
     remove,
 )
 from abst.agent.file_packets import MAX_UNFINISHED
-from abst.agent.inbox import StorageError
+from abst.agent.offer import Offer
+from abst.agent.storage import DamagedDraftError, StorageError
 
 MAX_IDLE_SECONDS: Final = 30 * 24 * 3600.0
 """How long the rest of a transfer may keep one waiting."""
@@ -54,13 +53,13 @@ class Drafts:
             for name in names:
                 if name.startswith(".") and name.endswith(PARTIAL_SUFFIX) and name not in wanted:
                     remove(self._folder, name)
-        return [draft for draft in list(self._drafts.values()) if draft.is_named]
+        return [draft for draft in list(self._drafts.values()) if draft.name.is_given]
 
     def _recover_one(self, journal_name: str, device_ids: Collection[bytes]) -> None:
         try:
             draft = Draft.found(self._folder, journal_name)
             if draft.stored_as:
-                draft.finish_naming()
+                draft.name.finish()
             elif draft.offer.device_id not in device_ids or self._is_idle(draft):
                 draft.discard()
                 return

@@ -20,8 +20,8 @@ from abst.agent.draft import Draft
 from abst.agent.drafts import Drafts
 from abst.agent.file_packets import STORED, TRANSFER_ID_BYTES, WELCOME, encode
 from abst.agent.heartbeat import Heartbeat
-from abst.agent.inbox import StorageError
 from abst.agent.records import Records
+from abst.agent.storage import StorageError
 from abst.errors import AbstError
 
 MAX_STREAMS: Final = 64

@@ -9,11 +9,6 @@ import datetime
 from typing import Any
 
 from abst.agent.records import Records
-from abst.errors import AbstError
-
-
-class StorageError(AbstError):
-    """Something cannot be stored here; the text may be told to its sender."""
 
 
 class Inbox:

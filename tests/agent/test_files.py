@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.agent import draft as draft_module
-from abst.agent import file_sender, outgoing
+from abst.agent import file_sender, final_name, open_file, outgoing
 from abst.agent.file_packets import BLOCK_BYTES, MAX_PATH_PARTS
 from abst.agent.file_receiver import GATHER_SECONDS, MAX_STREAMS_FROM_ONE, TELL_SECONDS
 from abst.errors import AbstError, Code, NotTrustedError, SessionEndedError, StreamError
@@ -291,7 +290,7 @@ class BreakTests(FilesTestCase):
             for moment in ("give_name", "commit"):
                 name = f"{kind} {moment}"
                 path = self.file(b"x" * 100, name) if kind == "file" else self.folder(name)
-                owner: Any = draft_module if moment == "give_name" else self.world.receivers.records
+                owner: Any = final_name if moment == "give_name" else self.world.receivers.records
                 original = getattr(owner, moment)
 
                 def crash(*arguments: object, **options: object) -> None:
@@ -536,7 +535,7 @@ class AnyBreakTests(SynchronousTestCase):
     ) -> None:
         self.patch(outgoing, "BLOCK_BYTES", block_bytes)
         self.patch(outgoing, "READ_BYTES", min(block_bytes, outgoing.READ_BYTES))
-        self.patch(draft_module, "BLOCK_BYTES", block_bytes)
+        self.patch(open_file, "BLOCK_BYTES", block_bytes)
         self.patch(file_sender, "MAX_UNANSWERED", 2)
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder) / "world")
