@@ -151,7 +151,8 @@ class Farewell(Protocol):
         hand_over(transport, self)
         transport.write(last_word)
         if not _is_plain(transport):
-            # TLS does all this by itself.
+            # TLS does all this by itself, if it may read.
+            transport.resumeProducing()
             transport.loseConnection()
             return
         transport.loseWriteConnection()
