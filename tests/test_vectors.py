@@ -22,6 +22,7 @@ from abst.device.knock import Door, knock
 from abst.device.pairing import Ends, Pairing, Role, Show, Store, Way
 from abst.device.pairing_attempt import PairingLink
 from abst.device.paths import Path as DevicePath
+from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory
 from abst.device_id import DeviceID
 from abst.errors import MEANINGS, AddressError, Code, RemoteProtocolError
@@ -444,6 +445,17 @@ class RecordingLink:
 
     def close_window(self) -> None:
         """Do nothing: nobody pairs here."""
+
+    def connect_circuit(self, target_device: bytes) -> Deferred[packets.Circuit]:
+        """Do nothing: nobody opens a stream here."""
+        raise NotImplementedError
+
+    def refuse_circuit(self, circuit: bytes) -> None:
+        """Do nothing: nobody opens a stream here."""
+
+    def open_leg(self, circuit: packets.Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
+        """Do nothing: nobody opens a stream here."""
+        raise NotImplementedError
 
 
 class ChannelTests(TestCase):
