@@ -26,10 +26,10 @@ from abst.errors import AbstError
 
 MAX_STREAMS: Final = 64
 MAX_STREAMS_FROM_ONE: Final = 16
-MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
+MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 """How many bytes may wait for a thread before the stream is paused."""
 
-BATCH_BYTES: Final = 2 * 1024 * 1024
+BATCH_BYTES: Final = 1024 * 1024
 GATHER_SECONDS: Final = 0.02
 """How long fewer bytes than these wait for more: to wake a thread for each piece costs too much."""
 
