@@ -10,16 +10,12 @@ from twisted.trial.unittest import TestCase
 
 from abst import codec, packets, tls
 from abst.address import DEFAULT_PORT, MAX_ADDRESS_CHARACTERS, RealmAddress
-from abst.agent import (
-    drafts,
-    file_packets,
-    file_receiver,
-    file_sender,
-    heartbeat,
-    records,
-    shipment,
-)
 from abst.agent import packets as agent_packets
+from abst.agent import records
+from abst.agent.files import drafts, heartbeat, shipment
+from abst.agent.files import packets as file_packets
+from abst.agent.files import receiver as file_receiver
+from abst.agent.files import sender as file_sender
 from abst.device import (
     arrivals,
     channel,

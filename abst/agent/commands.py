@@ -16,15 +16,15 @@ from twisted.internet.task import deferLater
 from abst import __version__
 from abst.address import RealmAddress
 from abst.agent.control import Command, Emit
-from abst.agent.files import Files
+from abst.agent.files.files import Files
+from abst.agent.files.sending import SendCommand
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import LanSetting
 from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
-from abst.agent.sending import SendCommand
 from abst.agent.sessions import AgentProtocol
-from abst.agent.stream_commands import StreamCommands
+from abst.agent.streams.commands import StreamCommands
 from abst.device import Device, NearbyDevice, PairingObserver, Path, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError

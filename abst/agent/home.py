@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from abst.address import RealmAddress, format_host_port, parse_host_port
-from abst.agent.exposure import Exposure
-from abst.agent.gate_lines import SOCKET_NAME
 from abst.agent.lan_setting import LanSetting
+from abst.agent.streams.exposure import Exposure
+from abst.agent.streams.gate_lines import SOCKET_NAME
 from abst.device.peers import Peer
 from abst.device_id import DeviceID
 from abst.errors import AbstError, ConfigurationError

@@ -15,15 +15,15 @@ from twisted.logger import Logger
 
 from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
-from abst.agent.exposures import Exposures
-from abst.agent.files import Files
-from abst.agent.gate import MAX_CONNECTIONS, Gate
+from abst.agent.files.files import Files
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import ENVIRONMENT, LanSetting
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
-from abst.agent.stream_commands import StreamCommands
+from abst.agent.streams.commands import StreamCommands
+from abst.agent.streams.exposures import Exposures
+from abst.agent.streams.gate import MAX_CONNECTIONS, Gate
 from abst.agent.threads import Threads
 from abst.database import Database
 from abst.device import Device, PeerBook

@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.agent.default_home import default_home
-from abst.agent.exposure import Exposure
 from abst.agent.home import Home, Settings, replace_file
+from abst.agent.streams.exposure import Exposure
 from abst.device.peers import Peer
 from abst.errors import AbstError, ConfigurationError, IdentityError
 from abst.identity import Identity

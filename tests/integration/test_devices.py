@@ -19,7 +19,7 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from abst.agent.draft import PARTIAL_SUFFIX
+from abst.agent.files.draft import PARTIAL_SUFFIX
 from abst.agent.home import Home
 from abst.cli.agent_client import AgentCall, AgentNotRunningError
 from abst.errors import AbstError

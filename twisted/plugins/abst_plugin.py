@@ -36,13 +36,13 @@ class EndpointStrings:
 
     def parseStreamServer(self, reactor, *args, **kwargs):  # type: ignore[no-untyped-def]
         """Return the endpoint on which a service is offered."""
-        from abst.agent.endpoint_strings import server_endpoint
+        from abst.agent.streams.endpoint_strings import server_endpoint
 
         return server_endpoint(reactor, *args, **kwargs)
 
     def parseStreamClient(self, reactor, *args, **kwargs):  # type: ignore[no-untyped-def]
         """Return the endpoint that leads to a service of a peer."""
-        from abst.agent.endpoint_strings import client_endpoint
+        from abst.agent.streams.endpoint_strings import client_endpoint
 
         return client_endpoint(reactor, *args, **kwargs)
 
