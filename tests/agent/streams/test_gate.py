@@ -110,7 +110,7 @@ class RequestTests(StreamTestCase):
             asked.append(arguments)
             return go_on.addCallback(lambda _: connect(*arguments))
 
-        self.alice.streams.connect = later  # type: ignore[method-assign]
+        self.alice.streams.connect = later  # type: ignore[assignment, method-assign]
         raw = await self.raw(CONNECT)
         await self.until(lambda: asked)
         raw.transport.write(b"hasty")
