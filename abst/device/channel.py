@@ -129,7 +129,9 @@ class Channel:
         if self._plaintext and self.state is ChannelState.OPEN:
             self._engine.send(b"".join(self._plaintext))
             self._plaintext.clear()
-        self._engine.close()
+        if not self._engine.ended:
+            # To answer the other side's end would come to a channel that it has forgotten.
+            self._engine.close()
         self.state = ChannelState.CLOSED
         self.problem = problem
 
