@@ -245,7 +245,7 @@ class ExchangeTests(DevicesTestCase):
 class KilledTests(DevicesTestCase):
     """``kill -9`` in the middle of a file; the file is one that takes a while."""
 
-    SIZE: Final = 30 * MEGABYTE
+    SIZE: Final = 60 * MEGABYTE
 
     def setUp(self) -> None:
         super().setUp()
