@@ -23,6 +23,7 @@ from abst.device import (
     dialling,
     key_check,
     knock,
+    leg_pipe,
     link,
     pairing,
     pairing_attempt,
@@ -312,7 +313,7 @@ class RealmTests(TestCase):
             "seconds from the connection to the answer to Open stream, for handshake and opening": (
                 opening.OPENING_SECONDS
             ),
-            "seconds of Circuit that a device counts with, at most": (opening.MAX_MEETING_SECONDS),
+            "seconds of Circuit that a device counts with, at most": (leg_pipe.MAX_MEETING_SECONDS),
             "seconds for all tries together": dial.DIAL_SECONDS,
             "streams that a peer has opened, at once": streams.MAX_STREAMS_OF_PEER,
             "part of a device's circuits that one peer may have": streams.PEER_SHARE,

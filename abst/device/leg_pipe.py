@@ -31,6 +31,7 @@ SILENT_SECONDS: Final = 2.0
 something on the way that lets nothing through."""
 
 MAX_MEETING_SECONDS: Final = 60.0
+"""How long the other end of a circuit is waited for at most, whatever the realm says."""
 
 TLS_SECONDS: Final = 600.0
 """After a leg inside TLS has worked where a plain one came to nothing, the next ones are opened in
@@ -38,6 +39,11 @@ the same way for so long."""
 
 _FIRST_TLS_BYTES: Final = range(0x14, 0x18)
 """What the other end begins with: a TLS record of one of four types (RFC 8446, 5.1)."""
+
+
+def meeting_seconds(circuit: Circuit) -> float:
+    """Return how long the two legs of a circuit may take to come."""
+    return min(float(circuit.seconds), MAX_MEETING_SECONDS)
 
 
 class LegDialler:
@@ -104,7 +110,7 @@ class LegPipe(TcpPipe):
         """Say whose leg it is."""
         super().connectionMade()
         self.transport.write(codec.encode(Leg(self._circuit.token)))
-        wait = min(float(self._circuit.seconds), MAX_MEETING_SECONDS) + SILENT_SECONDS
+        wait = meeting_seconds(self._circuit) + SILENT_SECONDS
         self._timer = self.transport.reactor.callLater(wait, self._silent)
 
     def dataReceived(self, data: bytes) -> None:

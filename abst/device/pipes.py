@@ -12,6 +12,7 @@ from typing import Protocol
 from abst.errors import AbstError
 
 Finished = Callable[[AbstError | None], None]
+"""Called once a connection is closed, with why something was not taken, or None."""
 
 
 class PipeOwner(Protocol):

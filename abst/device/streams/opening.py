@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from abst import codec, packets
 from abst.device.key_check import matching_key, proof
+from abst.device.leg_pipe import meeting_seconds
 from abst.device.peers import Peer, printable
 from abst.device.pipes import Pipe
 from abst.device.streams.carried import Carried
@@ -39,13 +40,11 @@ from abst.packets import (
 
 MAX_OPENING_BYTES: Final = 1024
 OPENING_SECONDS: Final = 10.0
-MAX_MEETING_SECONDS: Final = 60.0
-"""How long the other end of a circuit is waited for at most, whatever the realm says."""
 
 
 def circuit_opening_seconds(circuit: Circuit) -> float:
     """Return how long a stream on a circuit may take to open: the other end may come late."""
-    return min(float(circuit.seconds), MAX_MEETING_SECONDS) + OPENING_SECONDS
+    return meeting_seconds(circuit) + OPENING_SECONDS
 
 
 class OpeningOwner(Protocol):
