@@ -1,7 +1,7 @@
 """The agent's own application packets: messages (spec: agent.md). Pure.
 
 Ids 16-24 of the application's range, in sessions between two agents. Files go over streams, with
-packets of their own: ``file_packets``.
+packets of their own: ``files.packets``.
 """
 
 from __future__ import annotations
