@@ -22,6 +22,14 @@ class Code(StrEnum):
     RATE_LIMITED = "rate_limited"
     NO_WINDOW = "no_window"
     CIRCUITS_FULL = "circuits_full"
+    NO_GROUP = "no_group"
+    WRONG_PROOF = "wrong_proof"
+    WRONG_EPOCH = "wrong_epoch"
+    NOT_JOINED = "not_joined"
+    GROUPS_FULL = "groups_full"
+    WRONG_REVISION = "wrong_revision"
+    VALUES_FULL = "values_full"
+    NOT_KEPT = "not_kept"
     # A circuit that was joined has been ended by the realm.
     CIRCUIT_IDLE = "circuit_idle"
     CIRCUIT_SPENT = "circuit_spent"
@@ -96,6 +104,42 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.CIRCUITS_FULL: Meaning(
         False, "there is no room for another circuit", "close one, or try again in a while"
+    ),
+    Code.NO_GROUP: Meaning(
+        False, "this realm has no such group", "see whether it is the realm where the group is"
+    ),
+    Code.WRONG_PROOF: Meaning(
+        False,
+        "the proof of the group's key is wrong",
+        "ask a member for the group's keys",
+    ),
+    Code.WRONG_EPOCH: Meaning(
+        False,
+        "the group is in another epoch",
+        "wait for a member that gives this device the newest key",
+    ),
+    Code.NOT_JOINED: Meaning(
+        False, "this device has not joined the group", "join it, and try again"
+    ),
+    Code.GROUPS_FULL: Meaning(
+        False,
+        "there is no room for another group or member",
+        "leave a group, or ask who runs the realm for more",
+    ),
+    Code.WRONG_REVISION: Meaning(
+        False,
+        "the value has changed meanwhile",
+        "look at the newest value, and decide again",
+    ),
+    Code.VALUES_FULL: Meaning(
+        False,
+        "the group has as many values, or bytes, as it may",
+        "delete some, or ask who runs the realm for more",
+    ),
+    Code.NOT_KEPT: Meaning(
+        False,
+        "the realm could not write it to its disk",
+        "try again in a while; nothing has changed",
     ),
     Code.CIRCUIT_IDLE: Meaning(
         False, "nothing went over the circuit for too long", "open it again when it is needed"
@@ -319,6 +363,53 @@ class PairingError(AbstError):
         super().__init__(f"not paired: {explain(code)}")
         self.code = code
         self.theirs = theirs
+
+
+class GroupError(AbstError):
+    """Something is not possible in a peer group; the text says why and what to do."""
+
+
+class MissingEpochError(GroupError):
+    """Something cannot be read, or done, without the key of a group's newer epoch.
+
+    It heals by itself once a member has given this device the key.
+
+    Attributes:
+        epoch: the number of the missing epoch.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"this device has not got the group's key of epoch {epoch} yet: "
+            "it comes from another member when that one is reachable"
+        )
+        self.epoch = epoch
+
+
+class ValueConflictError(GroupError):
+    """A value was not the one that a change was made for; nothing has changed.
+
+    Attributes:
+        value: the current value, or None when there is none.
+        revision: its revision, 0 when there is none.
+    """
+
+    def __init__(self, value: bytes | None, revision: int) -> None:
+        super().__init__(f"the value has changed meanwhile: it is at revision {revision}")
+        self.value = value
+        self.revision = revision
+
+
+class DishonestRealmError(GroupError):
+    """What a realm has answered cannot be true; the text names what was seen.
+
+    Attributes:
+        kind: one of ``rolled_back``, ``wrong_name``, ``broken_history``, ``forked``, ``forged``.
+    """
+
+    def __init__(self, kind: str, seen: str) -> None:
+        super().__init__(f"the realm is not honest ({kind}): {seen}")
+        self.kind = kind
 
 
 class DatabaseError(AbstError):

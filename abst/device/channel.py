@@ -93,9 +93,7 @@ class Channel:
                 if packet is None:
                     break
                 size = self._decoder.consumed_bytes - before
-                parsed = packets.parse_between_devices(packet)
-                if parsed is not None:
-                    found.append((parsed, size))
+                found.append((packets.parse_between_devices(packet), size))
         except RemoteProtocolError as problem:
             self.close(problem)
         if self._engine.closed:

@@ -640,10 +640,8 @@ class Conversation:
 
     def _refuse_unknown(self, packet_id: int, request: object) -> None:
         code = Code.UNKNOWN_PACKET
-        name = packets.RESERVED_REALM_IDS.get(packet_id)
-        reason = f"{name} is not offered by this realm" if name else MEANINGS[code].sentence
         repeated = request if type(request) is int and 0 <= request <= packets.MAX_COUNT else None
-        self.tell(Error(str(code), reason, about=packet_id, request=repeated))
+        self.tell(Error(str(code), MEANINGS[code].sentence, about=packet_id, request=repeated))
 
     def _write_drops(self) -> None:
         drops, self._drops = self._drops, {}
