@@ -46,6 +46,12 @@ MAX_ROSTER_ENTRIES: Final = 48
 """In one packet."""
 
 VALUE_NAME_BYTES: Final = 32
+"""Of a name as the realm sees it."""
+
+MAX_VALUE_BYTES: Final = 65536
+MAX_NAME_BYTES: Final = 1024
+"""Of a value and of its name, before they are sealed."""
+
 MAX_SEALED_VALUE_BYTES: Final = 67584
 """64 KiB of value, 1 KiB of name, and what encrypts and signs them."""
 

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abst.packets import MAX_COUNT, MAX_PACKET_BYTES, MAX_PACKET_BYTES_BEFORE_HELLO
+from abst.packets import (
+    MAX_COUNT,
+    MAX_MEMBERS,
+    MAX_PACKET_BYTES,
+    MAX_PACKET_BYTES_BEFORE_HELLO,
+    MAX_VALUE_BYTES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,17 @@ class Limits:
         circuit_bytes_per_second: how fast; 0 is no limit.
         device_circuit_bytes_per_second: how fast over all circuits of one device; 0 is no limit.
         device_circuit_bytes_per_day: how much over all circuits of one device; 0 is no limit.
+        groups: how many peer groups the realm keeps.
+        group_members: how many members of a group may be here at once.
+        device_groups: how many groups a device may have joined at once, and may have made.
+        group_requests_per_minute: how often a device may create, join, leave and say I am here.
+        value_bytes: the largest value, before it is sealed.
+        group_values: how many names with values a group may have.
+        group_bytes: how much all sealed values of a group may take.
+        group_changes: how many of a group's changes the realm remembers at least.
+        all_values_bytes: how much the values of all groups may take.
+        value_requests_per_second: how often a device may put, get, delete, list and watch.
+        waiting_value_requests: how many of these may wait for their answers, for one device.
     """
 
     packet_bytes: int = MAX_PACKET_BYTES
@@ -59,6 +76,17 @@ class Limits:
     circuit_bytes_per_second: int = 0
     device_circuit_bytes_per_second: int = 0
     device_circuit_bytes_per_day: int = 0
+    groups: int = 10_000
+    group_members: int = 2000
+    device_groups: int = 100
+    group_requests_per_minute: int = 600
+    value_bytes: int = MAX_VALUE_BYTES
+    group_values: int = 10_000
+    group_bytes: int = 16 * 1024 * 1024
+    group_changes: int = 10_000
+    all_values_bytes: int = 1024 * 1024 * 1024
+    value_requests_per_second: int = 1000
+    waiting_value_requests: int = 256
 
     def __post_init__(self) -> None:
         """Refuse limits that contradict each other.
@@ -76,6 +104,10 @@ class Limits:
             raise ValueError("hello_packet_bytes: not more than packet_bytes")
         if self.queue_bytes < 2 * self.packet_bytes:
             raise ValueError("queue_bytes: at least two packets, 2 x packet_bytes")
+        if self.group_members > MAX_MEMBERS:
+            raise ValueError(f"group_members: at most {MAX_MEMBERS}")
+        if self.value_bytes > MAX_VALUE_BYTES:
+            raise ValueError(f"value_bytes: at most {MAX_VALUE_BYTES}")
         if self.all_queues_bytes < self.queue_bytes:
             raise ValueError("all_queues_bytes: not less than queue_bytes")
         if self.silence_seconds <= 2 * self.heartbeat_seconds:
@@ -106,4 +138,15 @@ _LEAST: dict[str, float] = {
     "circuit_bytes_per_second": 0,
     "device_circuit_bytes_per_second": 0,
     "device_circuit_bytes_per_day": 0,
+    "groups": 0,
+    "group_members": 1,
+    "device_groups": 1,
+    "group_requests_per_minute": 1,
+    "value_bytes": 0,
+    "group_values": 0,
+    "group_bytes": 0,
+    "group_changes": 1,
+    "all_values_bytes": 0,
+    "value_requests_per_second": 1,
+    "waiting_value_requests": 1,
 }
