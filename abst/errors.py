@@ -267,6 +267,7 @@ class RealmRefusedError(AbstError):
         reason: the realm's words.
         retry_after_seconds: when to try again, or None when the realm did not say.
         target_device: the 16-byte device ID it is about, or None.
+        epoch: the epoch in which the group is that it is about, or None.
     """
 
     def __init__(
@@ -275,12 +276,14 @@ class RealmRefusedError(AbstError):
         reason: str = "",
         retry_after_seconds: float | None = None,
         target_device: bytes | None = None,
+        epoch: int | None = None,
     ) -> None:
         super().__init__(explain(code, reason))
         self.code = code
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         self.target_device = target_device
+        self.epoch = epoch
 
 
 class IdentityError(AbstError):

@@ -52,6 +52,7 @@ from abst.packets import (
     LAST_PACKET_ID,
     Application,
     Error,
+    GiveGroup,
     Heartbeat,
     Packet,
 )
@@ -92,6 +93,12 @@ class Owner(WaysOwner, Protocol):
 
     def connection_idle(self, connection: PeerConnection) -> None:
         """Forget a connection that has nothing left."""
+
+    def path_changed(self, device_id: DeviceID, is_open: bool) -> None:
+        """Another channel carries what is said to a peer from now on, or none does."""
+
+    def group_given(self, device_id: DeviceID, packet: GiveGroup) -> None:
+        """A peer says something about a group."""
 
 
 @dataclass
@@ -438,7 +445,7 @@ class PeerConnection:
                 if packet.end:
                     self._peer_knows_the_end()
                     self.ways.drop(leg, PeerUnreachableError("the session has ended"))
-            case Application() if leg.buries:
+            case (Application() | GiveGroup()) if leg.buries:
                 pass  # Its count stays as it is, so that nothing is acknowledged that is lost.
             case Heartbeat() if session is not None:
                 self._take_heartbeat(leg, session, packet)
@@ -448,8 +455,19 @@ class PeerConnection:
                 if self.protocol is not None and session.take(number):
                     self._used_at = now
                     self._call(self.protocol.packetReceived, packet.id, packet.content)
+            case GiveGroup():
+                self._owner.group_given(self.device_id, packet)
             case _:
                 raise RemoteProtocolError(Code.HELLO_FIRST, "Hello is the first packet, and once")
+
+    def say(self, packet: GiveGroup) -> bool:
+        """Say something that is lost with the channel; False when there is none."""
+        leg = self.ways.active
+        if leg is None or leg.buries:
+            return False
+        leg.channel.send(codec.encode(packet))
+        self._flush_soon()
+        return True
 
     def heartbeat(self, **fields: Any) -> Heartbeat:
         """Return a heartbeat of the session."""
@@ -480,6 +498,7 @@ class PeerConnection:
             self._pending.pings = pings
         if self.protocol is not None:
             self._call(self.protocol.pathChanged, self.path)
+        self._owner.path_changed(self.device_id, leg is not None)
         self._flush_soon()
 
     def peer_closed(self, leg: Leg) -> None:

@@ -20,6 +20,9 @@ from abst.device.arrivals import Arrivals
 from abst.device.channel import Channel, begins_channel, split_content
 from abst.device.connection import SESSION_SECONDS, PeerConnection
 from abst.device.greetings import Greetings
+from abst.device.groups.groups import Groups
+from abst.device.groups.protocol import GroupFactory
+from abst.device.groups.store import GroupStore
 from abst.device.knock import Door
 from abst.device.lan import Lan
 from abst.device.link import Link, LinkOwner, RealmLink
@@ -39,7 +42,7 @@ from abst.errors import (
     explain,
 )
 from abst.identity import Identity
-from abst.packets import MAX_NAME_CHARACTERS, Circuit, DeviceHello, Error, Packet
+from abst.packets import MAX_NAME_CHARACTERS, Circuit, DeviceHello, Error, GiveGroup, Packet
 from abst.tls import ChannelContexts, TlsEngine
 
 MAX_STRANGERS: Final = 8
@@ -63,12 +66,15 @@ class Device(Service):
         store: where sessions survive restarts; None keeps them in memory.
         lan: the local network, such as ``LocalNetwork(reactor)``; None for realms alone.
         tells_observed_address: whether peers are told which address realms see this device at.
+        group_factory: builds the protocol of each peer group; None for protocols that do nothing.
+        group_store: where groups survive restarts; None keeps them in memory.
 
     Attributes:
         identity: who it is.
         peers: whom it trusts.
         links: its realms, by address.
         streams: connections for other protocols with its peers.
+        groups: its peer groups and networks.
     """
 
     log = Logger(namespace="abst.device")
@@ -87,6 +93,8 @@ class Device(Service):
         store: SessionStore | None = None,
         lan: Lan | None = None,
         tells_observed_address: bool = True,
+        group_factory: GroupFactory | None = None,
+        group_store: GroupStore | None = None,
     ) -> None:
         self.reactor = reactor
         self.identity = identity
@@ -106,6 +114,7 @@ class Device(Service):
         self.lan = lan
         self._tells_observed_address = tells_observed_address
         self.streams = Streams(self)
+        self.groups = Groups(self, group_factory, group_store)
         self._arrivals = Arrivals(self)
         self._greetings = Greetings(reactor, self._greet)
         self._greeted: set[bytes] = set()
@@ -124,6 +133,7 @@ class Device(Service):
         if self.lan is not None:
             self.lan.start(self)
         self._restore_sessions()
+        self.groups.start()
         for link in self.links.values():
             link.start()
 
@@ -136,6 +146,7 @@ class Device(Service):
             connection.stop()
         self._connections.clear()
         self.streams.stop()
+        self.groups.stop()
         self._arrivals.stop()
         self._greetings.stop()
         stopping = [link.stop() for link in self.links.values()]
@@ -196,6 +207,7 @@ class Device(Service):
         finally:
             self._greeted.discard(device_id)
             self.streams.forget(device_id)
+            self.groups.peer_lost(device_id)
             self.connection(device_id).forget("this device has forgotten the other one")
 
     def connect(self, device_id: DeviceID) -> Deferred[DeviceProtocol]:
@@ -283,6 +295,7 @@ class Device(Service):
         if not self.running:
             return
         self.streams.link_up(link)
+        self.groups.link_up(link)
         for connection in list(self._connections.values()):
             connection.link_up(link)
         # Whoever has something waiting for this device learns that it is back.
@@ -290,6 +303,7 @@ class Device(Service):
 
     def link_down(self, link: Link) -> None:
         """A realm's connection is gone."""
+        self.groups.link_down(link)
         for connection in list(self._connections.values()):
             connection.link_down(link)
 
@@ -335,6 +349,10 @@ class Device(Service):
     def circuit_ended(self, link: Link, error: Error) -> None:
         """Break the stream whose circuit the realm has ended."""
         self.streams.circuit_ended(link, error)
+
+    def group_told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
+        """Hand on what a realm, or a member through it, says about a group."""
+        self.groups.told(link, peer_group, packet)
 
     # For the local network.
 
@@ -524,6 +542,27 @@ class Device(Service):
         except Exception:
             self.log.failure("an application's factory failed")
             return None
+
+    def path_changed(self, device_id: DeviceID, is_open: bool) -> None:
+        """Compare groups with a peer that can be reached again."""
+        if is_open:
+            self.groups.peer_reached(device_id)
+        else:
+            self.groups.peer_lost(device_id)
+
+    def group_given(self, device_id: DeviceID, packet: GiveGroup) -> None:
+        """Take what a peer says about a group."""
+        self.groups.given(device_id, packet)
+
+    def say_to(self, device_id: bytes, packet: GiveGroup) -> bool:
+        """Say something to a peer over the channel that there is; False when there is none."""
+        connection = self._connections.get(device_id)
+        return connection is not None and connection.say(packet)
+
+    def reach(self, device_id: bytes) -> None:
+        """Look for a way to a peer, once, unless there is one."""
+        if self.running:
+            self._greet(DeviceID(device_id))
 
     def connection_idle(self, connection: PeerConnection) -> None:
         """Forget a connection that has nothing left."""

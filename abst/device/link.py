@@ -28,14 +28,22 @@ from abst.device.realm_client import (
     CircuitEnded,
     CircuitOffered,
     Delivered,
+    Event,
+    GroupTold,
     RealmClient,
     Refused,
     Welcomed,
 )
 from abst.device.requests import Requests
-from abst.errors import AbstError, PeerUnreachableError, RemoteProtocolError, explain
+from abst.errors import (
+    AbstError,
+    LocalProtocolError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    explain,
+)
 from abst.identity import Identity
-from abst.packets import Circuit, Error, WindowFound, WindowOpened
+from abst.packets import Circuit, Error, Packet
 from abst.tls import realm_client_creator
 
 FIRST_WAIT_SECONDS: Final = 1.0
@@ -72,6 +80,9 @@ class LinkOwner(Protocol):
     def circuit_ended(self, link: Link, error: Error) -> None:
         """The realm has ended a circuit, and says why."""
 
+    def group_told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
+        """The realm, or a member through it, says something about a group."""
+
 
 class Link(Protocol):
     """What a device needs of a connection to a realm, real or in memory.
@@ -82,6 +93,7 @@ class Link(Protocol):
         max_content_bytes: the most that ``send`` takes.
         problem: one line on why it is down, or None.
         observed_address: where the realm sees this device, host and port, or None.
+        nonce: what proofs on the present connection are made with.
     """
 
     path: Path
@@ -89,6 +101,7 @@ class Link(Protocol):
     max_content_bytes: int
     problem: str | None
     observed_address: tuple[str, int] | None
+    nonce: bytes
 
     def start(self) -> None:
         """Begin to connect."""
@@ -105,20 +118,21 @@ class Link(Protocol):
     def network_changed(self) -> None:
         """See at once whether the connection still works, or try to connect now."""
 
-    def open_window(self) -> Deferred[WindowOpened]:
-        """Ask the realm for a number under which this device can be found for a while."""
+    def ask(self, packet: Packet) -> Deferred[Any]:
+        """Ask the realm something: the packet is given a number, and the answer has it.
 
-    def close_window(self) -> None:
-        """Ask the realm that this device be found no more."""
+        Returns:
+            A Deferred of the packet that answers; it fails with ``RealmRefusedError``, with
+            ``PeerUnreachableError`` when there is no connection or it ends before the answer, or
+            with ``LocalProtocolError`` when the packet is none that a realm takes.
+        """
 
-    def find_window(self, number: int) -> Deferred[WindowFound]:
-        """Ask the realm which device has a number."""
+    def tell(self, packet: Packet) -> None:
+        """Tell the realm something; nothing happens while the link is down.
 
-    def connect_circuit(self, target_device: bytes) -> Deferred[Circuit]:
-        """Ask the realm for a circuit with another device."""
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        """Tell the realm that this device does not take a circuit."""
+        Raises:
+            LocalProtocolError: the packet is none that a realm takes.
+        """
 
     def open_leg(self, circuit: Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
         """Open this device's leg of a circuit; fails with an ``AbstError``, and can be cancelled.
@@ -213,6 +227,7 @@ class RealmLink:
         self.max_content_bytes = 0
         self.problem: str | None = "not connected yet"
         self.observed_address: tuple[str, int] | None = None
+        self.nonce = b""
         self.identity = identity
         self.reactor = reactor
         self.owner = owner
@@ -261,36 +276,20 @@ class RealmLink:
         if self._protocol is not None:
             self._protocol.write()
 
-    def open_window(self) -> Deferred[WindowOpened]:
-        """Ask the realm for a number under which this device can be found for a while."""
-        return self._ask(lambda protocol: protocol.open_window())
+    def ask(self, packet: Packet) -> Deferred[Any]:
+        """Return a Deferred of the realm's answer to a packet."""
+        if self._protocol is None or not self.is_up:
+            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
+        return self._protocol.ask(packet)
 
-    def close_window(self) -> None:
-        """Ask the realm that this device be found no more."""
+    def tell(self, packet: Packet) -> None:
+        """Tell the realm something; nothing happens while the link is down."""
         if self._protocol is not None and self.is_up:
-            self._protocol.close_window()
-
-    def find_window(self, number: int) -> Deferred[WindowFound]:
-        """Ask the realm which device has a number."""
-        return self._ask(lambda protocol: protocol.find_window(number))
-
-    def connect_circuit(self, target_device: bytes) -> Deferred[Circuit]:
-        """Ask the realm for a circuit with another device."""
-        return self._ask(lambda protocol: protocol.connect_circuit(target_device))
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        """Tell the realm that this device does not take a circuit."""
-        if self._protocol is not None and self.is_up:
-            self._protocol.refuse_circuit(circuit)
+            self._protocol.tell(packet)
 
     def open_leg(self, circuit: Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
         """Open this device's leg of a circuit; fails with an ``AbstError``."""
         return self._legs.open(circuit, inside_tls=inside_tls)
-
-    def _ask(self, ask: Callable[[_LinkProtocol], Deferred[Any]]) -> Deferred[Any]:
-        if self._protocol is None or not self.is_up:
-            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
-        return ask(self._protocol)
 
     def network_changed(self) -> None:
         """See at once whether the connection still works, or try to connect now."""
@@ -408,32 +407,19 @@ class _LinkProtocol(TwistedProtocol):
             return
         self._client.send(target_device, content)
 
-    def open_window(self) -> Deferred[Any]:
+    def ask(self, packet: Packet) -> Deferred[Any]:
         assert self._client is not None
-        return self._asked(self._client.open_window())
-
-    def find_window(self, number: int) -> Deferred[Any]:
-        assert self._client is not None
-        return self._asked(self._client.find_window(number))
-
-    def connect_circuit(self, target_device: bytes) -> Deferred[Any]:
-        assert self._client is not None
-        return self._asked(self._client.connect_to(target_device))
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        if self._client is not None:
-            self._client.refuse_circuit(circuit)
-            self._settle()
-
-    def close_window(self) -> None:
-        if self._client is not None:
-            self._client.close_window()
-            self._settle()
-
-    def _asked(self, request: int) -> Deferred[Any]:
-        answer = self._requests.add(request)
+        try:
+            answer = self._requests.add(self._client.ask(packet))
+        except LocalProtocolError as problem:
+            return fail(problem)
         self._settle()
         return answer
+
+    def tell(self, packet: Packet) -> None:
+        if self._client is not None:
+            self._client.tell(packet)
+            self._settle()
 
     def flush(self) -> None:
         self._settle()
@@ -465,25 +451,7 @@ class _LinkProtocol(TwistedProtocol):
             return
         self._is_handing_out = True
         while self._client is not None and (event := self._client.next_event()) is not None:
-            match event:
-                case Welcomed():
-                    self._link.max_content_bytes = event.max_content_bytes
-                    self._link.observed_address = event.observed_address
-                    self._link.connected(self)
-                case Delivered():
-                    self._link.owner.content_received(
-                        self._link, event.source_device, event.content
-                    )
-                case Answered():
-                    self._requests.answered(event)
-                case CircuitOffered():
-                    self._link.owner.circuit_offered(self._link, event.circuit)
-                case CircuitEnded():
-                    self._link.owner.circuit_ended(self._link, event.error)
-                case Refused():
-                    if event.closes:
-                        self._last_words = explain(event.error.code, event.error.reason)
-                    self._link.refused(event.error, event.closes)
+            self._hand_out(event)
         self._is_handing_out = False
         self._link.owner.contents_over(self._link)
         if self._client is None:
@@ -492,6 +460,30 @@ class _LinkProtocol(TwistedProtocol):
         if data:
             self.transport.write(data)
         self._arm(self._client.next_deadline())
+
+    def _hand_out(self, event: Event) -> None:
+        match event:
+            case Welcomed():
+                self._link.max_content_bytes = event.max_content_bytes
+                self._link.observed_address = event.observed_address
+                self._link.nonce = event.nonce
+                self._link.connected(self)
+            case Delivered():
+                self._link.owner.content_received(
+                    self._link, event.source_device, event.content
+                )
+            case Answered():
+                self._requests.answered(event)
+            case CircuitOffered():
+                self._link.owner.circuit_offered(self._link, event.circuit)
+            case CircuitEnded():
+                self._link.owner.circuit_ended(self._link, event.error)
+            case GroupTold():
+                self._link.owner.group_told(self._link, event.peer_group, event.packet)
+            case Refused():
+                if event.closes:
+                    self._last_words = explain(event.error.code, event.error.reason)
+                self._link.refused(event.error, event.closes)
 
     def _arm(self, due: float) -> None:
         now = self._reactor.seconds()

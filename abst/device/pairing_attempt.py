@@ -22,7 +22,7 @@ from abst.device.peers import Peer
 from abst.device.words import PairingCode
 from abst.device_id import DeviceID
 from abst.errors import AbstError, Code, PairingError, PeerUnreachableError, RealmRefusedError
-from abst.packets import PairProcess
+from abst.packets import FindWindow, OpenWindow, PairProcess
 
 if TYPE_CHECKING:
     from abst.device.device import Device
@@ -282,9 +282,9 @@ class PairingAttempt:
         number = None
         await self._link_up()
         for realm in device.links_up()[:1]:
-            number = (await realm.open_window()).number
+            number = (await realm.ask(OpenWindow())).number
             if self._is_over:
-                realm.close_window()
+                realm.tell(OpenWindow(close=True))
             else:
                 self._windows.append(realm)
         if self._is_over:
@@ -366,7 +366,7 @@ class PairingAttempt:
         )
         for realm in self._device.links_up():
             try:
-                found = await realm.find_window(number)
+                found = await realm.ask(FindWindow(number))
             except RealmRefusedError as error:
                 problem = error
             else:
@@ -449,7 +449,7 @@ class PairingAttempt:
             self._device.lan.stop_pairing()
         windows, self._windows = self._windows, []
         for realm in windows:
-            realm.close_window()
+            realm.tell(OpenWindow(close=True))
 
     def _end(self) -> None:
         self._is_over = True

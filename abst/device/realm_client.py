@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from abst import codec, packets
@@ -18,14 +17,15 @@ from abst.packets import (
     HEADROOM_BYTES,
     BackHeartbeat,
     Circuit,
-    ConnectToDevice,
     Error,
-    FindWindow,
+    GroupEpoch,
+    GroupLeft,
+    GroupMembers,
+    GroupMessage,
     Hello,
-    OpenWindow,
     Send,
-    WindowFound,
-    WindowOpened,
+    StillHere,
+    ValueChanges,
 )
 
 ANSWER_SECONDS: Final = 10.0
@@ -39,10 +39,17 @@ MISSED_HEARTBEATS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """The realm has accepted Hello; its limits are in force."""
+    """The realm has accepted Hello; its limits are in force.
+
+    Attributes:
+        max_content_bytes: the most that one packet carries.
+        observed_address: where the realm sees this device, or None.
+        nonce: what proofs on this connection are made with.
+    """
 
     max_content_bytes: int
     observed_address: tuple[str, int] | None
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,14 @@ class CircuitEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupTold:
+    """The realm, or a member through it, says something about a group that was not asked for."""
+
+    peer_group: bytes
+    packet: packets.Packet
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """The realm has answered a request, or refused it with an Error."""
 
@@ -88,7 +103,7 @@ class Answered:
     packet: packets.Packet
 
 
-Event = Welcomed | Delivered | Refused | CircuitOffered | CircuitEnded | Answered
+Event = Welcomed | Delivered | Refused | CircuitOffered | CircuitEnded | GroupTold | Answered
 
 
 class RealmClient:
@@ -96,7 +111,7 @@ class RealmClient:
 
     def __init__(self, device_id: bytes, now: float) -> None:
         self._device_id = device_id
-        self._decoder = codec.Decoder()
+        self._decoder = codec.Decoder(packets.MAX_VALUE_PACKET_BYTES)
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
         self._welcomed = False
@@ -137,28 +152,27 @@ class RealmClient:
             codec.encode(Send(self._device_id, target_device, content), self._max_packet_bytes)
         )
 
-    def open_window(self) -> int:
-        """Ask to be found under a number; return the request that the answer repeats."""
-        return self._ask(lambda request: OpenWindow(request=request))
+    def ask(self, packet: packets.Packet) -> int:
+        """Queue a packet that is answered; return the request that the answer repeats.
 
-    def find_window(self, number: int) -> int:
-        """Ask which device has a number; return the request that the answer repeats."""
-        return self._ask(lambda request: FindWindow(number, request=request))
+        Raises:
+            LocalProtocolError: the packet is none that a realm takes.
+        """
+        self._requests += 1
+        asking: Any = packet
+        self.tell(replace(asking, request=self._requests))
+        self._asked.add(self._requests)
+        return self._requests
 
-    def close_window(self) -> None:
-        """Ask not to be found any more."""
-        self._out.append(codec.encode(OpenWindow(close=True)))
+    def tell(self, packet: packets.Packet) -> None:
+        """Queue a packet to which no answer is waited for.
 
-    def connect_to(self, target_device: bytes) -> int:
-        """Ask for a circuit; return the request that the answer repeats."""
-        return self._ask(
-            lambda request: ConnectToDevice(self._device_id, target_device, request=request)
-        )
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        """Say that this device does not take a circuit that it was offered."""
-        code = Code.CIRCUIT_REFUSED
-        self._out.append(codec.encode(Error(str(code), MEANINGS[code].sentence, circuit=circuit)))
+        Raises:
+            LocalProtocolError: the packet is none that a realm takes.
+        """
+        is_about_values = packet.packet_id in packets.VALUE_PACKET_IDS
+        most = packets.MAX_VALUE_PACKET_BYTES if is_about_values else self._max_packet_bytes
+        self._out.append(codec.encode(packet, most))
 
     def data_to_send(self) -> bytes:
         """Return the bytes to write, b"" when there are none."""
@@ -196,12 +210,6 @@ class RealmClient:
         # A heartbeat is answered, so this much silence means two lost and some travel time.
         return self._heard_at + (MISSED_HEARTBEATS + 0.25) * self._heartbeat_seconds
 
-    def _ask(self, make: Callable[[int], packets.Packet]) -> int:
-        self._requests += 1
-        self._asked.add(self._requests)
-        self._out.append(codec.encode(make(self._requests)))
-        return self._requests
-
     def _say_hello(self, now: float) -> None:
         self._requests += 1
         self._out.append(codec.encode(Hello(self._device_id, request=self._requests)))
@@ -219,23 +227,30 @@ class RealmClient:
                 self._events.append(Delivered(send.source_device, send.content))
             case Circuit(dials=False) as circuit:
                 self._events.append(CircuitOffered(circuit))
-            case (
-                WindowOpened(request=int() as request)
-                | WindowFound(request=int() as request)
-                | Circuit(request=int() as request)
-            ):
-                self._answered(request, packet)
             case Error(request=int() as request) if request in self._asked:
                 self._answered(request, packet)
             case Error(circuit=bytes()) as error:
                 self._events.append(CircuitEnded(error))
+            case Error(peer_group=bytes() as peer_group):
+                self._events.append(GroupTold(peer_group, packet))
             case Error() as error:
                 known = error.code in Code.__members__.values()
                 closes = MEANINGS[Code(error.code)].closes if known else False
                 self._events.append(Refused(error, closes))
+            case (
+                GroupEpoch(peer_group=peer_group, request=None)
+                | GroupMembers(peer_group=peer_group, request=None)
+                | GroupLeft(peer_group=peer_group, request=None)
+                | ValueChanges(peer_group=peer_group, request=None)
+                | StillHere(peer_group=peer_group)
+                | GroupMessage(peer_group=peer_group)
+            ):
+                self._events.append(GroupTold(peer_group, packet))
+            case answer:
+                self._answered(getattr(answer, "request", None), packet)
 
-    def _answered(self, request: int, packet: packets.Packet) -> None:
-        if request in self._asked:
+    def _answered(self, request: int | None, packet: packets.Packet) -> None:
+        if request is not None and request in self._asked:
             self._asked.discard(request)
             self._events.append(Answered(request, packet))
 
@@ -251,7 +266,11 @@ class RealmClient:
         told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))
         self._max_packet_bytes = max(1024, min(told, packets.MAX_PACKET_BYTES))
         self._events.append(
-            Welcomed(self._max_packet_bytes - HEADROOM_BYTES, _observed(back.observed_address))
+            Welcomed(
+                self._max_packet_bytes - HEADROOM_BYTES,
+                _observed(back.observed_address),
+                back.nonce,
+            )
         )
 
 

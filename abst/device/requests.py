@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from abst.device.realm_client import Answered
 from abst.errors import AbstError, PeerUnreachableError, RealmRefusedError
-from abst.packets import Circuit, Error, WindowFound, WindowOpened
+from abst.packets import Error
 
 
 class Requests:
@@ -28,11 +28,13 @@ class Requests:
         if waiting is None:
             return
         match event.packet:
-            case WindowOpened() | WindowFound() | Circuit() as answer:
-                waiting.callback(answer)
             case Error() as error:
                 retry_after = None if error.retry_after is None else float(error.retry_after)
-                waiting.errback(RealmRefusedError(error.code, error.reason, retry_after))
+                waiting.errback(
+                    RealmRefusedError(error.code, error.reason, retry_after, epoch=error.epoch)
+                )
+            case answer:
+                waiting.callback(answer)
 
     def lost(self) -> None:
         """Fail what waits: the connection is gone."""

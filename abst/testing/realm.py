@@ -19,6 +19,7 @@ from abst.device.realm_client import (
     CircuitEnded,
     CircuitOffered,
     Delivered,
+    GroupTold,
     RealmClient,
     Refused,
     Welcomed,
@@ -27,13 +28,14 @@ from abst.device.requests import Requests
 from abst.errors import (
     AbstError,
     Code,
+    LocalProtocolError,
     PeerUnreachableError,
     RealmRefusedError,
     RemoteProtocolError,
     explain,
 )
 from abst.identity import Identity
-from abst.packets import Error, WindowFound, WindowOpened
+from abst.packets import Error
 from abst.realm.circuits import Circuit, Leg, Seat
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
@@ -239,6 +241,7 @@ class MemoryLink:
         self.max_content_bytes = 0
         self.problem: str | None = "not connected yet"
         self.observed_address: tuple[str, int] | None = None
+        self.nonce = b""
         self.identity = identity
         self._clock = clock
         self._realm = realm
@@ -273,28 +276,21 @@ class MemoryLink:
     def flush(self) -> None:
         """Do nothing: what was queued goes on the next turn."""
 
-    def open_window(self) -> Deferred[WindowOpened]:
-        """Ask the realm for a number under which this device can be found for a while."""
-        return self._ask(lambda client: client.open_window())
+    def ask(self, packet: packets.Packet) -> Deferred[Any]:
+        """Return a Deferred of the realm's answer to a packet."""
+        if self._client is None or not self.is_up:
+            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
+        try:
+            request = self._client.ask(packet)
+        except LocalProtocolError as problem:
+            return fail(problem)
+        self._later(0, self._flush)
+        return self._requests.add(request)
 
-    def close_window(self) -> None:
-        """Ask the realm that this device be found no more."""
+    def tell(self, packet: packets.Packet) -> None:
+        """Tell the realm something."""
         if self._client is not None and self.is_up:
-            self._client.close_window()
-            self._later(0, self._flush)
-
-    def find_window(self, number: int) -> Deferred[WindowFound]:
-        """Ask the realm which device has a number."""
-        return self._ask(lambda client: client.find_window(number))
-
-    def connect_circuit(self, target_device: bytes) -> Deferred[packets.Circuit]:
-        """Ask the realm for a circuit with another device."""
-        return self._ask(lambda client: client.connect_to(target_device))
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        """Tell the realm that this device does not take a circuit."""
-        if self._client is not None and self.is_up:
-            self._client.refuse_circuit(circuit)
+            self._client.tell(packet)
             self._later(0, self._flush)
 
     def open_leg(self, circuit: packets.Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
@@ -306,12 +302,6 @@ class MemoryLink:
 
     def network_changed(self) -> None:
         """Do nothing: in memory a connection is there or not."""
-
-    def _ask(self, ask: Callable[[RealmClient], int]) -> Deferred[Any]:
-        if self._client is None or not self.is_up:
-            return fail(PeerUnreachableError(self.problem or "the realm is not connected"))
-        self._later(0, self._flush)
-        return self._requests.add(ask(self._client))
 
     def cut(self) -> None:
         """Lose the connection without a word to either side."""
@@ -389,6 +379,7 @@ class MemoryLink:
                 case Welcomed():
                     self.max_content_bytes = event.max_content_bytes
                     self.observed_address = event.observed_address
+                    self.nonce = event.nonce
                     self.is_up = True
                     self.problem = None
                     self._backoff.connected(self._clock.seconds())
@@ -401,6 +392,8 @@ class MemoryLink:
                     self._owner.circuit_offered(self, event.circuit)
                 case CircuitEnded():
                     self._owner.circuit_ended(self, event.error)
+                case GroupTold():
+                    self._owner.group_told(self, event.peer_group, event.packet)
                 case Refused():
                     self._refused(event.error, event.closes)
         self._owner.contents_over(self)

@@ -197,6 +197,9 @@ class RawDevice:
     def circuit_ended(self, link: Link, error: Error) -> None:
         pass
 
+    def group_told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
+        pass
+
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         self.contents.append(content)
         number, records = split_content(content)

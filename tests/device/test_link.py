@@ -40,7 +40,7 @@ from abst.device.link import (
 )
 from abst.errors import AbstError
 from abst.identity import Identity
-from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error
+from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error, Packet
 from abst.realm import RealmFactory
 from abst.realm.conversation import Conversation
 from abst.realm.limits import Limits
@@ -166,6 +166,9 @@ class Watcher:
 
     def circuit_ended(self, link: Link, error: Error) -> None:
         self.told.append("circuit ended")
+
+    def group_told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
+        self.told.append("group told")
 
 
 class RealTestCase(TestCase):

@@ -19,8 +19,8 @@ from abst.device.peers import Peer
 from abst.device.pipes import Pipe
 from abst.device.streams.carried import Carried
 from abst.device.streams.opening import DialledOpening, OpeningOwner, circuit_opening_seconds
-from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
-from abst.packets import Circuit
+from abst.errors import MEANINGS, AbstError, Code, PeerUnreachableError, RealmRefusedError
+from abst.packets import Circuit, ConnectToDevice, Error
 from abst.tls import STREAM_ALPN, ChannelContexts
 
 TRIES: Final = 2
@@ -47,6 +47,12 @@ class CircuitOwner(OpeningOwner, Protocol):
 
     def why_unreachable(self) -> str:
         """Return one line on why no realm is connected."""
+
+
+def give_back(circuit: Circuit) -> Error:
+    """Return the packet that says that this device does not take a circuit, or needs it no more."""
+    code = Code.CIRCUIT_REFUSED
+    return Error(str(code), MEANINGS[code].sentence, circuit=circuit.circuit)
 
 
 class CircuitDial:
@@ -112,15 +118,15 @@ class CircuitDial:
             leg.cancel()
         if self._circuit is not None:
             link, circuit = self._circuit
-            link.refuse_circuit(circuit.circuit)
+            link.tell(give_back(circuit))
 
     # Asking.
 
     def _ask(self) -> None:
         if self._links:
             link = self._links[0]
-            asked = link.connect_circuit(self._peer.device_id)
-            asked.addCallbacks(partial(self._given, link), self._not_given)
+            asking = ConnectToDevice(bytes(self._owner.device_id), bytes(self._peer.device_id))
+            link.ask(asking).addCallbacks(partial(self._given, link), self._not_given)
         elif self._may_wait():
             self._wait(PATIENCE_SECONDS)
         else:
@@ -128,7 +134,7 @@ class CircuitDial:
 
     def _given(self, link: Link, circuit: Circuit) -> None:
         if self.is_over:
-            link.refuse_circuit(circuit.circuit)
+            link.tell(give_back(circuit))
             return
         self._circuit = (link, circuit)
         self._leg = link.open_leg(circuit, inside_tls=self._tries > 0)

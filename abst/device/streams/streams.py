@@ -22,6 +22,7 @@ from abst.device.paths import Path
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
 from abst.device.streams.carried import Carried
+from abst.device.streams.circuit_dial import give_back
 from abst.device.streams.dial import DialOwner, StreamDial
 from abst.device.streams.offered_circuit import OfferedCircuit
 from abst.device.streams.opening import (
@@ -230,7 +231,7 @@ class Streams:
         device_id = DeviceID(circuit.device)
         peer = self._owner.peer_of(device_id)
         if peer is None or not self._may_open(device_id) or self._is_share_used(link, circuit):
-            link.refuse_circuit(circuit.circuit)
+            link.tell(give_back(circuit))
             return
         offered = OfferedCircuit(
             self._owner, link, circuit, peer, self._decide, self._offered.discard

@@ -24,7 +24,7 @@ from abst.device.streams.streams import LATELY_SECONDS
 from abst.errors import AbstError, Code, PeerUnreachableError, RealmRefusedError
 from abst.identity import Identity
 from abst.joining import joined_ends
-from abst.packets import Circuit, Error, Leg
+from abst.packets import Circuit, ConnectToDevice, Error, Leg, Packet
 from abst.realm import RealmFactory
 from abst.realm.limits import Limits
 from abst.testing import MemoryLink, MemoryNetwork
@@ -185,7 +185,7 @@ class PatienceTests(MemoryCircuitTestCase):
         self.network.settle()
         self.lan.announces = False
         (link,) = self.alice.links_up()
-        link.connect_circuit = lambda target_device: Deferred()  # type: ignore[method-assign]
+        link.ask = lambda packet: Deferred()  # type: ignore[method-assign]
         self.alice.use_lan(None)
         waiting = self.dial()
         self.network.advance(DIAL_SECONDS - 1)
@@ -197,13 +197,13 @@ class PatienceTests(MemoryCircuitTestCase):
         self.network.settle()
         self.alice.use_lan(None)
         (link,) = self.alice.links_up()
-        asked: list[bytes] = []
+        asked: list[Packet] = []
 
-        def refuse(target_device: bytes) -> Deferred[Any]:
-            asked.append(target_device)
+        def refuse(packet: Packet) -> Deferred[Any]:
+            asked.append(packet)
             return fail(RealmRefusedError(str(Code.RATE_LIMITED), "", 0.0))
 
-        link.connect_circuit = refuse  # type: ignore[method-assign]
+        link.ask = refuse  # type: ignore[method-assign]
         waiting = self.dial()
         self.network.advance(10, 0.05)
         self.failureResultOf(waiting, RealmRefusedError)
@@ -239,7 +239,8 @@ class ShareTests(MemoryCircuitTestCase):
         self.network.settle()
         await self.bob.streams.listen("notes", Built(Notes))
         for _ in range(10):
-            greedy.link.connect_circuit(self.bob.device_id).addErrback(lambda failure: None)
+            asking = ConnectToDevice(bytes(greedy.device_id), bytes(self.bob.device_id))
+            greedy.link.ask(asking).addErrback(lambda failure: None)
         self.network.settle()
         near = await self.connect("notes", Built(Notes))
         self.assertEqual("realm", near.transport.path.kind)

@@ -1,0 +1,1 @@
+"""Peer groups, their values, and networks, on the device's side."""
