@@ -1,0 +1,149 @@
+"""What a realm keeps over restarts: a narrow interface, behind which any engine can stand.
+
+Pure. A store is a log: it decides nothing, knows no packets and no clocks, and takes what it is
+given. What is asked for is done in that order, and answered in that order, after everything that
+came before is safe. When anything fails, everything that was asked for and is not answered yet
+fails with it: whoever asked has built one thing on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+Done = Callable[[bool], None]
+"""Called with True once it is safe, with False when it is not and never will be."""
+
+MAX_REVISION: Final = 2**42 - 1
+"""Of a group's changes."""
+
+
+class GroupRecord(NamedTuple):
+    """A peer group as the realm knows it.
+
+    Attributes:
+        group: its ID.
+        epoch: the number of its present epoch.
+        key: the raw public key of that epoch.
+        maker: the device ID of the device that has made it.
+    """
+
+    group: bytes
+    epoch: int
+    key: bytes
+    maker: bytes
+
+
+class Change(NamedTuple):
+    """A change of a group's values (spec: values.md, "Changes").
+
+    Attributes:
+        revision: its number.
+        name: what the realm sees of the name.
+        digest: SHA-256 of the sealed value, zero bytes when the value's time was over.
+        head: the hash of the history after it.
+        sealed: the sealed value; None when there is none, or it need not be kept any more.
+        deleted: whether the sealed value says that the name was deleted.
+        due: when the value's time is over, in milliseconds since 1970; None for never.
+    """
+
+    revision: int
+    name: bytes
+    digest: bytes
+    head: bytes
+    sealed: bytes | None
+    deleted: bool = False
+    due: int | None = None
+
+
+class Outline(NamedTuple):
+    """What of a change has to be in memory: the same, with a size in place of the bytes."""
+
+    revision: int
+    name: bytes
+    size: int | None
+    deleted: bool
+    due: int | None
+
+
+class History(NamedTuple):
+    """What is kept of a group's changes.
+
+    Attributes:
+        head: the hash after the newest change, zero bytes when there is none.
+        floor: the revision up to which changes are forgotten, but for the last of each name.
+        outlines: in rising order of revisions; the last is the newest change.
+    """
+
+    head: bytes
+    floor: int
+    outlines: Sequence[Outline]
+
+
+class Addition(NamedTuple):
+    """New changes of one group, and what may go with that; all of it is done, or nothing.
+
+    Attributes:
+        group: the group's ID.
+        changes: in order, from the revision after the newest one on.
+        value_bytes: how much all sealed values of the group take afterwards.
+        emptied: revisions whose sealed values need not be kept any more.
+        forgotten: changes that need not be kept any more, as pairs of first and last revision.
+        floor: the new floor, or None when it stays; its change is still there.
+    """
+
+    group: bytes
+    changes: Sequence[Change]
+    value_bytes: int
+    emptied: Sequence[int] = ()
+    forgotten: Sequence[tuple[int, int]] = ()
+    floor: int | None = None
+
+
+class Page(NamedTuple):
+    """Changes as they are kept, with what is forgotten at that time.
+
+    Attributes:
+        changes: in rising order of revisions. What a later change has replaced may have its sealed
+            value still.
+        floor: the revision up to which changes are forgotten, but for the last of each name.
+        floor_head: the hash of the history up to there.
+    """
+
+    changes: Sequence[Change]
+    floor: int
+    floor_head: bytes
+
+
+class Store(Protocol):
+    """What a realm keeps.
+
+    Attributes:
+        told: called after the answers to a batch of requests, when they come later than the
+            requests; whoever uses the store sets it, to write what it has queued meanwhile.
+    """
+
+    told: Callable[[], None]
+
+    def groups(self) -> Iterable[GroupRecord]:
+        """Return every group, as it was when the store was opened."""
+
+    def value_bytes(self) -> int:
+        """Return how much all sealed values take, as it was when the store was opened."""
+
+    def put_group(self, record: GroupRecord, done: Done) -> None:
+        """Keep a group, or its newer epoch."""
+
+    def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
+        """Give the history of a group, an empty one when nothing is kept; None: it failed."""
+
+    def add(self, addition: Addition, done: Done) -> None:
+        """Keep changes."""
+
+    def read(
+        self, group: bytes, first: int, last: int, done: Callable[[Page | None], None]
+    ) -> None:
+        """Give the changes from one revision to another; None: it failed."""
+
+    def follow(self, done: Done) -> None:
+        """Do nothing, in order: answer once everything that came before is safe."""

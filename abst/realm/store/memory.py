@@ -1,0 +1,94 @@
+"""A store that is gone with its process: for tests, and for realms that keep nothing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from abst.packets import HASH_BYTES
+from abst.realm.store.interface import (
+    Addition,
+    Change,
+    Done,
+    GroupRecord,
+    History,
+    Outline,
+    Page,
+)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The changes of one group, by revision."""
+
+    changes: dict[int, Change] = field(default_factory=dict)
+    value_bytes: int = 0
+    floor: int = 0
+    floor_head: bytes = bytes(HASH_BYTES)
+
+
+class MemoryStore:
+    """A ``Store`` that answers at once.
+
+    Attributes:
+        told: never called.
+    """
+
+    def __init__(self) -> None:
+        self.told: Callable[[], None] = lambda: None
+        self._groups: dict[bytes, GroupRecord] = {}
+        self._kept: dict[bytes, _Kept] = {}
+
+    def groups(self) -> Iterable[GroupRecord]:
+        """Return every group."""
+        return list(self._groups.values())
+
+    def value_bytes(self) -> int:
+        """Return how much all sealed values take."""
+        return sum(kept.value_bytes for kept in self._kept.values())
+
+    def put_group(self, record: GroupRecord, done: Done) -> None:
+        """Keep a group, or its newer epoch."""
+        self._groups[record.group] = record
+        done(True)
+
+    def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
+        """Give the history of a group."""
+        kept = self._kept.get(group) or _Kept()
+        changes = [kept.changes[revision] for revision in sorted(kept.changes)]
+        head = changes[-1].head if changes else bytes(HASH_BYTES)
+        done(History(head, kept.floor, [_outline(change) for change in changes]))
+
+    def add(self, addition: Addition, done: Done) -> None:
+        """Keep changes."""
+        kept = self._kept.setdefault(addition.group, _Kept())
+        kept.changes.update((change.revision, change) for change in addition.changes)
+        kept.value_bytes = addition.value_bytes
+        for revision in addition.emptied:
+            kept.changes[revision] = kept.changes[revision]._replace(sealed=None)
+        if addition.floor is not None:
+            kept.floor = addition.floor
+            kept.floor_head = kept.changes[addition.floor].head
+        for first, last in addition.forgotten:
+            for revision in [item for item in kept.changes if first <= item <= last]:
+                del kept.changes[revision]
+        done(True)
+
+    def read(
+        self, group: bytes, first: int, last: int, done: Callable[[Page | None], None]
+    ) -> None:
+        """Give the changes from one revision to another."""
+        kept = self._kept.get(group) or _Kept()
+        found = [
+            kept.changes[revision] for revision in sorted(kept.changes) if first <= revision <= last
+        ]
+        done(Page(found, kept.floor, kept.floor_head))
+
+    def follow(self, done: Done) -> None:
+        """Answer at once: everything is as safe as it will ever be."""
+        done(True)
+
+
+def _outline(change: Change) -> Outline:
+    size = None if change.sealed is None else len(change.sealed)
+    return Outline(change.revision, change.name, size, change.deleted, change.due)
