@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from abst import packets
+from abst.codec import encode
 from abst.device_id import DeviceID
 from abst.errors import Code, LocalProtocolError, RemoteProtocolError
 from abst.packets import (
@@ -22,27 +23,48 @@ from abst.packets import (
     BackHeartbeat,
     Circuit,
     ConnectToDevice,
+    CreateGroup,
+    DeleteValue,
     DeviceHello,
     Error,
     Field,
     FindWindow,
+    GetValue,
+    GiveGroup,
+    GroupEpoch,
+    GroupLeft,
+    GroupMembers,
+    GroupMessage,
     Heartbeat,
     Hello,
+    HereInGroup,
+    JoinGroup,
     KeyCheck,
+    LeaveGroup,
     Leg,
+    ListValues,
     OpenStream,
     OpenWindow,
     Packet,
     PairProcess,
+    PutValue,
     Send,
+    StillHere,
     StreamOpened,
     StreamRefused,
+    ValueChanges,
+    ValueDeleted,
+    ValueFound,
+    ValuePut,
+    WatchingValues,
+    WatchValues,
     WindowFound,
     WindowOpened,
 )
 
 ALICE = DeviceID.of_key(b"alice")
 BOB = DeviceID.of_key(b"bob")
+GROUP = DeviceID.of_key(b"group")
 CONVERSATIONS = (
     DEVICE_TO_REALM,
     REALM_TO_DEVICE,
@@ -60,15 +82,39 @@ EXAMPLES: list[Packet] = [
     ConnectToDevice(ALICE, BOB, 7),
     Circuit(bytes(8), bytes(32), BOB, True, 10.0, {"circuit_bytes": 0}, 7),
     Leg(bytes(32)),
-    Error("queue_full", "slowly", 2, BOB, 3, 1.5, bytes(8), 7),
+    Error("queue_full", "slowly", 2, BOB, 3, 1.5, bytes(8), GROUP, 4, 7),
     OpenWindow(close=True, request=7),
     WindowOpened(7, 60.0, 7),
     FindWindow(7, request=7),
     WindowFound(7, BOB, 7),
+    CreateGroup(GROUP, 1, bytes(32), bytes(64), bytes(64), 7),
+    GroupEpoch(GROUP, 1, bytes(32), 7),
+    JoinGroup(GROUP, 1, bytes(64), 7),
+    GroupMembers(GROUP, 1, [ALICE, BOB], {"members": 2000}, 7),
+    HereInGroup(GROUP),
+    StillHere(GROUP, [ALICE]),
+    GroupMessage(ALICE, GROUP, b"sealed"),
+    LeaveGroup(GROUP, 7),
+    GroupLeft(GROUP, [BOB], 7),
+    PutValue(GROUP, bytes(32), b"sealed", 3, 60, 7),
+    ValuePut(GROUP, 4, 7),
+    GetValue(GROUP, bytes(32), 7),
+    ValueFound(GROUP, bytes(32), 4, b"sealed", 7),
+    DeleteValue(GROUP, bytes(32), b"sealed", 4, 7),
+    ValueDeleted(GROUP, 5, 7),
+    ListValues(GROUP, 3, 7),
+    ValueChanges(
+        GROUP, 5, bytes(32), [[5, bytes(32), bytes(32), b"sealed"]], 3, bytes(32), True, 7
+    ),
+    WatchValues(GROUP, True, 7),
+    WatchingValues(GROUP, 5, bytes(32), 7),
     Heartbeat(3, ping=4, pong=5, end=True, first=2, keep=True, addresses=["a:1"]),
     DeviceHello(ALICE, "cellar", True, bytes(16), 9, 1, ["a"], ["b"], ["abst://c/"], True),
     PairProcess("begin", "code", bytes(33), bytes(32), bytes(32), bytes(32), "cellar", "late"),
     KeyCheck(bytes(32), bytes(32)),
+    GiveGroup(
+        "offer", GROUP, bytes(32), "group", "abst://c/", 1, [bytes(32)], [b"x"], bytes(32), "late"
+    ),
     OpenStream("web", bytes(32), bytes(32)),
     StreamOpened(bytes(32), bytes(32)),
     StreamRefused("no_service", "there is none"),
@@ -78,6 +124,8 @@ EXAMPLES: list[Packet] = [
 counts = st.integers(0, packets.MAX_COUNT)
 seconds = counts | st.floats(0, 2.0**62)
 devices = st.binary(min_size=1, max_size=8).map(DeviceID.of_key)
+digests = st.binary(min_size=32, max_size=32)
+changes = st.tuples(counts, digests, digests, st.none() | st.binary(max_size=300)).map(list)
 
 
 def texts(characters: int) -> st.SearchStrategy[str]:
@@ -94,6 +142,10 @@ def _values(item: Field) -> st.SearchStrategy[Any]:
         return st.lists(texts(int(found[2])), max_size=int(found[1]))
     if found := re.fullmatch(r"bin, (\d+) bytes", kind):
         return st.binary(min_size=int(found[1]), max_size=int(found[1]))
+    if found := re.fullmatch(r"array of at most \d+ bin, each (\d+) bytes(.*)", kind):
+        size = int(found[1])
+        item = devices if found[2] else st.binary(min_size=size, max_size=size)
+        return st.lists(item, max_size=8)
     if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
         return st.dictionaries(texts(40), seconds, max_size=int(found[1]))
     if kind.startswith("str, 1 to 64 ASCII letters"):
@@ -104,6 +156,11 @@ def _values(item: Field) -> st.SearchStrategy[Any]:
         "uint, at most 2^63 - 1": counts,
         "uint or float, seconds": seconds,
         "bool": st.booleans(),
+        "bin, at most 67584 bytes": st.binary(max_size=300),
+        "array of at most 48 bin, each at most 1024 bytes": st.lists(st.binary(), max_size=8),
+        "array of at most 512 arrays of four: uint, bin, bin, bin or nil": st.lists(
+            changes, max_size=8
+        ),
         "array: str host, uint port": st.tuples(texts(500), counts).map(list),
     }[kind]
 
@@ -112,10 +169,18 @@ def packets_of(kind: type[Packet]) -> st.SearchStrategy[Packet]:
     """Return packets of one kind whose fields keep their limits."""
     choices: dict[str, st.SearchStrategy[Any]] = {}
     for item in (*kind.envelope, *kind.body):
-        # An array that is absent is an empty one.
-        may_lack = not item.required and not item.type.startswith("array of")
+        # A list of texts that is absent is an empty one.
+        may_lack = not item.required and not re.match(r"array of at most \d+ str", item.type)
         choices[item.name] = st.none() | _values(item) if may_lack else _values(item)
     return st.builds(kind, **choices)
+
+
+WRONG_IN_CHANGES: list[tuple[int, Any]] = [
+    *((0, item) for item in (-1, 2**63, 1.0, True, None)),
+    *((at, item) for at in (1, 2) for item in (bytes(31), bytes(33), "x" * 32, None)),
+    *((3, item) for item in (bytes(67585), "x", 1, [])),
+]
+"""Where in a change something stands that must not, and what it is."""
 
 
 def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
@@ -131,11 +196,27 @@ def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
     if found := re.fullmatch(r"bin, (\d+) bytes", kind):
         size = int(found[1])
         return [bytes(size)], [b"", bytes(size - 1), bytes(size + 1), "x" * size, [0] * size]
+    if found := re.fullmatch(r"bin, at most (\d+) bytes", kind):
+        most = int(found[1])
+        return [b"", bytes(most)], [bytes(most + 1), "x", 1, []]
+    if found := re.fullmatch(r"array of at most (\d+) bin, each at most (\d+) bytes", kind):
+        items, most = int(found[1]), int(found[2])
+        right = [[], [b"x"] * items, [b"", bytes(most)]]
+        return right, [[b"x"] * (items + 1), [bytes(most + 1)], ["x"], [1], [[]], b"x", {}]
+    if found := re.fullmatch(r"array of at most (\d+) bin, each (\d+) bytes(.*)", kind):
+        items, item = int(found[1]), ALICE if found[3] else bytes(int(found[2]))
+        wrong = [[item] * (items + 1), [item[1:]], [item + b"x"], ["x" * len(item)], [1], item, {}]
+        return [[], [item] * items], [*wrong, [bytes(16)]]
     if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
         most = int(found[1])
         full: dict[Any, Any] = {str(key): key for key in range(most)}
         wrong = [{**full, "more": 1}, {"x": -1}, {"x": "1"}, {1: 1}, {b"x": 1}, {"x": True}, []]
         return [{}, full, {"x": 0.5}], wrong
+    if kind == "array of at most 512 arrays of four: uint, bin, bin, bin or nil":
+        change = [2**63 - 1, bytes(32), bytes(32), bytes(67584)]
+        wrong = [[*change[:at], item, *change[at + 1 :]] for at, item in WRONG_IN_CHANGES]
+        wrong = [*([item] for item in wrong), [change[:3]], [[*change, None]], [b"x"], change]
+        return [[], [change] * 512, [[*change[:3], None]]], [*wrong, [change] * 513, b"x", {}]
     if kind.startswith("str, 1 to 64 ASCII letters"):
         wrong_letters = [*" /:\n\0", "\u00e4", "\u0661", FACE, "a b"]
         return ["a", "x" * 64, "Az09-._"], ["", "x" * 65, *wrong_letters, b"web", 1, []]
@@ -256,9 +337,17 @@ class FieldTests(TestCase):
         for packet in EXAMPLES:
             self.assertEqual(packet, type(packet).from_map(packet.to_map()))
 
-    def test_send_has_its_keys_in_canonical_order(self) -> None:
+    def test_what_is_relayed_has_its_keys_in_canonical_order(self) -> None:
         keys = list(Send(ALICE, BOB, b"").to_map())
         self.assertEqual(["packet_id", "source_device", "target_device", "content"], keys)
+        keys = list(GroupMessage(ALICE, GROUP, b"").to_map())
+        self.assertEqual(["packet_id", "source_device", "peer_group", "content"], keys)
+
+    def test_the_longest_list_of_members_fits_a_packet(self) -> None:
+        limits = {"x" * 20 + str(number): 0.1 for number in range(packets.MAX_LIMITS)}
+        most, largest = packets.MAX_MEMBERS, packets.MAX_COUNT
+        members = GroupMembers(GROUP, largest, [ALICE] * most, limits, largest)
+        self.assertLess(len(encode(members)), packets.MAX_PACKET_BYTES)
 
 
 class ParseTests(TestCase):
@@ -289,12 +378,13 @@ class ParseTests(TestCase):
                 )
                 self.assertIs(Code.UNKNOWN_PACKET, error.code)
 
-    def test_reserved_ids_are_not_in_use(self) -> None:
-        realm_ids = {*DEVICE_TO_REALM, *REALM_TO_DEVICE}
-        self.assertEqual(set(), realm_ids & set(packets.RESERVED_REALM_IDS))
-        self.assertEqual(set(), set(DEVICE_TO_DEVICE) & set(packets.RESERVED_DEVICE_IDS))
-        own = {*DEVICE_TO_DEVICE, *packets.RESERVED_DEVICE_IDS}
-        self.assertEqual(set(range(packets.FIRST_APPLICATION_ID)), own)
+    def test_the_protocols_own_ids_are_below_the_applications(self) -> None:
+        self.assertEqual(set(range(packets.FIRST_APPLICATION_ID)), set(DEVICE_TO_DEVICE))
+
+    def test_packets_about_values_have_ids_of_both_ways(self) -> None:
+        for packet_id in packets.VALUE_PACKET_IDS:
+            for known in (DEVICE_TO_REALM, REALM_TO_DEVICE):
+                self.assertIn("Value", known[packet_id].__name__)
 
 
 class BetweenDevicesTests(TestCase):
@@ -310,12 +400,6 @@ class BetweenDevicesTests(TestCase):
             RemoteProtocolError, packets.parse_between_devices, {"packet_id": 5}
         )
         self.assertIs(Code.MALFORMED, error.code)
-
-    def test_reserved_ids_are_ignored(self) -> None:
-        """A newer version may send them: whatever they hold, the channel goes on."""
-        for packet_id in packets.RESERVED_DEVICE_IDS:
-            for rest in ({}, {"content": None}, {"content": {"step": 1}}):
-                self.assertIsNone(packets.parse_between_devices({"packet_id": packet_id, **rest}))
 
     def test_the_protocols_ids_are_not_the_applications(self) -> None:
         for packet_id in (-1, 0, 1, 2, 3, 4, 256):

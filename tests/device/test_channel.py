@@ -25,7 +25,6 @@ from abst.errors import (
 from abst.identity import Identity
 from abst.packets import (
     CHANNEL_NUMBER_BYTES,
-    RESERVED_DEVICE_IDS,
     Application,
     DeviceHello,
     Heartbeat,
@@ -376,12 +375,6 @@ class PacketTests(TestCase):
         self.ends.alice.send(bytes(70_000))
         self.ends.pass_all()
         self.assert_refused(Code.TOO_LARGE)
-
-    def test_reserved_ids_are_ignored(self) -> None:
-        """A newer version's packets: group access."""
-        for packet_id in RESERVED_DEVICE_IDS:
-            self.send(b"\x82\xa9packet_id" + bytes([packet_id]) + b"\xa7content\x80")
-        self.assertEqual([Heartbeat(5)], self.send(heartbeat(5)))
 
     def test_sizes_are_those_of_the_encoding(self) -> None:
         first, second = heartbeat(3), codec.encode(Application(255, "x" * 1000))
