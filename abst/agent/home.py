@@ -155,6 +155,8 @@ class Home:
                     "pending_key": _hex(peer.pending_key),
                     "addresses": list(peer.addresses),
                     "told_addresses": list(peer.told_addresses),
+                    "networks": [network.hex() for network in peer.networks],
+                    "is_introduced": peer.is_introduced,
                 }
                 for peer in settings.peers
             ],
@@ -242,6 +244,9 @@ def _peer(entry: Any) -> Peer:
         _bytes(entry["pending_key"]),
         _addresses(entry, "addresses"),
         _addresses(entry, "told_addresses"),
+        # Settings of earlier versions know of no networks.
+        tuple(bytes.fromhex(str(network)) for network in entry.get("networks", ())),
+        bool(entry.get("is_introduced", False)),
     )
 
 

@@ -31,6 +31,8 @@ class Peer:
             has stored it too.
         addresses: where a person has said that it listens, as ``HOST:PORT``.
         told_addresses: where it has said itself that it listens, in its last Hello.
+        networks: the IDs of the networks that this device shares with it.
+        is_introduced: whether it is trusted for these networks alone, and no person has paired it.
     """
 
     device_id: DeviceID
@@ -41,6 +43,8 @@ class Peer:
     pending_key: bytes | None = None
     addresses: tuple[str, ...] = ()
     told_addresses: tuple[str, ...] = ()
+    networks: tuple[bytes, ...] = ()
+    is_introduced: bool = False
 
     def __str__(self) -> str:
         return self.name or str(self.device_id)
@@ -124,7 +128,42 @@ class PeerBook:
         known = self._peers.get(device_id)
         if known is None:
             return self._put(Peer(device_id, name))
-        return self._put(replace(known, name=name or known.name, is_trusted=True))
+        return self._put(
+            replace(known, name=name or known.name, is_trusted=True, is_introduced=False)
+        )
+
+    def introduce(self, device_id: DeviceID, key: bytes, name: str, network: bytes) -> Peer:
+        """Trust a device since it is in a network of this one.
+
+        Args:
+            device_id: the device.
+            key: its whole key, which the network's roster has.
+            name: what it is called there.
+            network: the network's ID.
+        """
+        name = printable(name)[:MAX_NAME_CHARACTERS].strip()
+        known = self._peers.get(device_id)
+        if known is None:
+            known = Peer(device_id, name, key, is_introduced=True)
+        elif not known.is_trusted:
+            known = replace(known, is_trusted=True, is_introduced=True)
+        networks = tuple(dict.fromkeys((*known.networks, network)))
+        fresh = replace(
+            known,
+            name=known.name or name,
+            public_key=known.public_key or key,
+            networks=networks,
+        )
+        return known if fresh == self._peers.get(device_id) else self._put(fresh)
+
+    def part(self, device_id: DeviceID, network: bytes) -> bool:
+        """Note that a device is in a network no more; True when nothing is left to trust it for."""
+        known = self._peers.get(device_id)
+        if known is None or network not in known.networks:
+            return False
+        networks = tuple(other for other in known.networks if other != network)
+        self._put(replace(known, networks=networks))
+        return known.is_introduced and not networks
 
     def pend(self, device_id: DeviceID, key: bytes, pairing_key: bytes, name: str) -> Peer:
         """Store a new pairing with a device as pending; an older one stays until it is settled."""
@@ -139,7 +178,7 @@ class PeerBook:
             return known
         settled = replace(known, pending_key=None)
         if key == known.pending_key:
-            settled = replace(settled, pairing_key=key, is_trusted=True)
+            settled = replace(settled, pairing_key=key, is_trusted=True, is_introduced=False)
         return self._put(settled)
 
     def drop_pending(self, device_id: DeviceID) -> None:

@@ -38,6 +38,8 @@ SETTINGS: Final = Settings(
             ALICE.public_key,
             addresses=("192.0.2.7:4000", "[2001:db8::1]:4000"),
             told_addresses=("alice.local:4000",),
+            networks=(bytes(16), bytes(range(16))),
+            is_introduced=True,
         ),
         Peer(BOB.device_id),
     ),
@@ -246,10 +248,12 @@ class SettingsTests(HomeTestCase):
         document = json.loads(self.home.settings_file.read_bytes())
         for entry in document["peers"]:
             del entry["addresses"], entry["told_addresses"]
+            del entry["networks"], entry["is_introduced"]
         self.home.settings_file.write_text(json.dumps(document))
         peers = self.settings().peers
         self.assertEqual([p.device_id for p in SETTINGS.peers], [p.device_id for p in peers])
         self.assertEqual([((), ())] * 2, [(p.addresses, p.told_addresses) for p in peers])
+        self.assertEqual([((), False)] * 2, [(p.networks, p.is_introduced) for p in peers])
 
     def test_an_address_that_is_none_is_refused(self) -> None:
         self.home.save_settings(SETTINGS)

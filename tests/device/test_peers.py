@@ -150,6 +150,54 @@ class FindingTests(TestCase):
         self.assert_not_found("bbb", "abst peers")
 
 
+class NetworkTests(TestCase):
+    """Who is introduced by a network, and who stays when it is over."""
+
+    def setUp(self) -> None:
+        self.book = PeerBook()
+        self.device_id = ALICE.device_id
+        self.home, self.club = bytes(16), bytes(range(16))
+
+    def introduce(self, network: bytes) -> Peer:
+        return self.book.introduce(self.device_id, ALICE.public_key, "alice", network)
+
+    def test_an_introduced_device_is_trusted_with_its_key(self) -> None:
+        peer = self.introduce(self.home)
+        self.assertTrue(peer.is_trusted and peer.is_introduced)
+        self.assertEqual((ALICE.public_key, (self.home,)), (peer.public_key, peer.networks))
+
+    def test_the_last_network_that_it_leaves_was_the_reason(self) -> None:
+        self.introduce(self.home)
+        self.introduce(self.club)
+        self.assertFalse(self.book.part(self.device_id, self.home))
+        self.assertTrue(self.book.part(self.device_id, self.club))
+        self.assertFalse(self.book.part(self.device_id, self.club))
+
+    def test_whom_a_person_has_paired_stays(self) -> None:
+        self.book.trust(self.device_id, "friend")
+        peer = self.introduce(self.home)
+        self.assertEqual(("friend", False), (peer.name, peer.is_introduced))
+        self.assertFalse(self.book.part(self.device_id, self.home))
+
+    def test_who_is_paired_after_the_introduction_stays_too(self) -> None:
+        self.introduce(self.home)
+        self.book.pend(self.device_id, ALICE.public_key, bytes(32), "alice")
+        self.book.settle(self.device_id, bytes(32))
+        self.assertFalse(self.book.part(self.device_id, self.home))
+
+    def test_nothing_is_saved_when_nothing_changes(self) -> None:
+        saved: list[None] = []
+        self.book = PeerBook(changed=lambda: saved.append(None))
+        self.introduce(self.home)
+        self.introduce(self.home)
+        self.assertEqual(1, len(saved))
+
+    def test_no_name_disturbs_a_terminal(self) -> None:
+        peer = self.book.introduce(self.device_id, ALICE.public_key, "a\x1b[2J" * 40, self.home)
+        self.assertTrue(peer.name.isprintable())
+        self.assertLessEqual(len(peer.name), 64)
+
+
 class AddressTests(TestCase):
     def setUp(self) -> None:
         self.saved = 0
