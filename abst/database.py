@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,20 @@ class Database:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            self.rollback()
+            raise DatabaseError(f"{self._path}: {error}") from None
+
+    def write_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Do the same for each row, within the transaction that the next ``commit`` ends.
+
+        Raises:
+            DatabaseError: as ``write`` does.
+        """
+        try:
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
             self.rollback()
             raise DatabaseError(f"{self._path}: {error}") from None

@@ -50,6 +50,15 @@ class DatabaseTests(TestCase):
         database.close()
         self.assertEqual(["a", "b"], self.texts(self.open()))
 
+    def test_many_rows_are_written_as_one_or_not_at_all(self) -> None:
+        database = self.open()
+        insert = "INSERT INTO note (text) VALUES (?)"
+        database.write_many(insert, (("a",), ("b",)))
+        database.commit()
+        problem = self.assertRaises(DatabaseError, database.write_many, insert, (("c",), ("a",)))
+        self.assertIn(str(self.path), str(problem))
+        self.assertEqual(["a", "b"], self.texts(database))
+
     def test_another_connection_sees_it_once_it_is_committed(self) -> None:
         one = self.open()
         self.write(one, "a")
