@@ -1,0 +1,199 @@
+"""A store in SQLite: one thread owns the file, and commits what has gathered meanwhile.
+
+Owns the way there and back. While the thread writes one batch, the next one gathers; so the more
+is asked for, the more goes into one commit, and nobody waits for more than two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final, NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from abst.realm.store.interface import Addition, Done, GroupRecord, History, Page
+from abst.realm.store.tables import Tables
+
+MAX_BATCH: Final = 512
+"""How much is done between two commits: what is read has to be in memory until then."""
+
+MAX_GATHERED: Final = 100_000
+"""How much may wait; whoever asks more of groups is told that it is not kept."""
+
+LOG_SECONDS: Final = 60.0
+"""How long a disk that takes nothing is mentioned once."""
+
+
+class _Job(NamedTuple):
+    """Something to be done.
+
+    Attributes:
+        operation: does it in the thread, with the argument.
+        done: called in the reactor's thread with what that returned.
+        failure: what it is called with instead when it failed.
+    """
+
+    operation: Callable[[Tables, Any], Any]
+    argument: Any
+    done: Callable[[Any], None]
+    failure: Any
+
+
+class SqliteStore:
+    """A ``Store`` in a file.
+
+    Args:
+        reactor: the reactor in whose thread everything is asked for, and answered.
+        path: the file; made, for its owner only, when it does not exist.
+
+    Attributes:
+        told: called after the answers to a batch.
+
+    Raises:
+        DatabaseError: the file is damaged, of another kind, or of a newer version; it is left
+            alone.
+    """
+
+    log = Logger(namespace="abst.realm")
+
+    def __init__(self, reactor: Any, path: Path) -> None:
+        self.told: Callable[[], None] = lambda: None
+        self._reactor = reactor
+        self._gathered: list[_Job] = []
+        self._is_working = False
+        self._is_called = False
+        self._log_at = -math.inf
+        self._closed: Deferred[None] | None = None
+        self._batches: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        opened: Future[tuple[list[GroupRecord], int]] = Future()
+        # A realm that is ended otherwise than in order shall not wait for the thread.
+        Thread(target=self._run, args=(path, opened), name="abst-store", daemon=True).start()
+        self._groups, self._value_bytes = opened.result()
+
+    def groups(self) -> Iterable[GroupRecord]:
+        """Return every group, as it was when the store was opened."""
+        return self._groups
+
+    def value_bytes(self) -> int:
+        """Return how much all sealed values take, as it was when the store was opened."""
+        return self._value_bytes
+
+    def put_group(self, record: GroupRecord, done: Done) -> None:
+        """Keep a group, or its newer epoch."""
+        if len(self._gathered) >= MAX_GATHERED:
+            done(False)
+            return
+        self._ask(_Job(Tables.put_group, record, done, False))
+
+    def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
+        """Give the history of a group, an empty one when nothing is kept; None: it failed."""
+        self._ask(_Job(Tables.load, group, done, None))
+
+    def add(self, addition: Addition, done: Done) -> None:
+        """Keep changes."""
+        self._ask(_Job(Tables.add, addition, done, False))
+
+    def read(
+        self, group: bytes, first: int, last: int, done: Callable[[Page | None], None]
+    ) -> None:
+        """Give the changes from one revision to another; None: it failed."""
+        self._ask(_Job(Tables.read, (group, first, last), done, None))
+
+    def follow(self, done: Done) -> None:
+        """Do nothing, in order: answer once everything that came before is safe."""
+        self._ask(_Job(_nothing, None, done, False))
+
+    def close(self) -> Deferred[None]:
+        """Do what has been asked for, and close the file; what is asked for later is not done."""
+        if self._closed is None:
+            self._closed = Deferred()
+            if not self._is_working:
+                self._hand_over()
+        return self._closed
+
+    # In the reactor's thread.
+
+    def _ask(self, job: _Job) -> None:
+        if self._closed is not None:
+            return
+        self._gathered.append(job)
+        if not self._is_working and not self._is_called:
+            # What comes in the same turn of the reactor goes into the same commit.
+            self._is_called = True
+            self._reactor.callLater(0, self._called)
+
+    def _called(self) -> None:
+        self._is_called = False
+        if not self._is_working:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the thread the next batch; when there is none, and none will come, its end."""
+        if self._gathered:
+            batch = self._gathered[:MAX_BATCH]
+            del self._gathered[:MAX_BATCH]
+            self._is_working = True
+            self._batches.put(batch)
+        elif self._closed is not None:
+            self._is_working = True
+            self._batches.put(None)
+
+    def _answer(self, batch: list[_Job], results: list[Any] | None, problem: str) -> None:
+        self._is_working = False
+        if results is None:
+            # What was asked for since was built on what has just failed.
+            batch += self._gathered
+            self._gathered.clear()
+            results = [job.failure for job in batch]
+            self._log(problem)
+        self._hand_over()
+        for job, result in zip(batch, results, strict=True):
+            try:
+                job.done(result)
+            except Exception:
+                # One answer's failure must not keep the others from being given.
+                self.log.failure("an answer from the store was not taken")
+        self.told()
+
+    def _log(self, problem: str) -> None:
+        now = self._reactor.seconds()
+        if now >= self._log_at:
+            self._log_at = now + LOG_SECONDS
+            self.log.error("nothing can be kept at the moment: {problem}", problem=problem)
+
+    def _end(self) -> None:
+        assert self._closed is not None
+        self._closed.callback(None)
+
+    # In the thread.
+
+    def _run(self, path: Path, opened: Future[tuple[list[GroupRecord], int]]) -> None:
+        try:
+            tables = Tables(path)
+            opened.set_result((tables.groups(), tables.value_bytes()))
+        except Exception as error:
+            opened.set_exception(error)
+            return
+        while (batch := self._batches.get()) is not None:
+            results: list[Any] | None = None
+            problem = ""
+            try:
+                results = [job.operation(tables, job.argument) for job in batch]
+                tables.commit()
+            except Exception as error:
+                # Whatever it is, the realm goes on, and nobody is told that anything was kept.
+                tables.rollback()
+                results, problem = None, str(error)
+            self._reactor.callFromThread(self._answer, batch, results, problem)
+        tables.close()
+        self._reactor.callFromThread(self._end)
+
+
+def _nothing(tables: Tables, argument: None) -> bool:
+    return True

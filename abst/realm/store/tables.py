@@ -1,0 +1,228 @@
+"""The tables of a realm's store, and every statement about them.
+
+Owns what a group's changes look like in SQLite. What is asked for is done at once or with the
+next ``commit``, and looks as if it had been done at once. One thread uses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from abst.database import Database, Row
+from abst.errors import DatabaseError
+from abst.packets import HASH_BYTES
+from abst.realm.store.interface import (
+    MAX_REVISION,
+    Addition,
+    Change,
+    GroupRecord,
+    History,
+    Outline,
+    Page,
+)
+
+KIND: Final = 0x41425247
+"""Marks the database of a realm: ABRG."""
+
+MIGRATIONS: Final = (
+    """
+CREATE TABLE peer_group (
+    group_id BLOB PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    maker BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY,
+    group_id BLOB NOT NULL UNIQUE,
+    value_bytes INTEGER NOT NULL,
+    floor INTEGER NOT NULL,
+    floor_head BLOB NOT NULL
+);
+CREATE TABLE change (
+    position INTEGER PRIMARY KEY,
+    name BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    head BLOB NOT NULL,
+    deleted INTEGER NOT NULL,
+    due INTEGER,
+    sealed BLOB
+)
+""",
+)
+"""A change's position is the number of its history and its revision, in one number: the changes of
+a group stand together in their order, and need no index beside the table. What may be large stands
+last, so that the rest is read without it."""
+
+_REVISION_BITS: Final = MAX_REVISION.bit_length()
+_MAX_NUMBER: Final = 2 ** (63 - _REVISION_BITS) - 1
+
+_INSERT = "INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EMPTY = "UPDATE change SET sealed = NULL WHERE position = ?"
+_FORGET = "DELETE FROM change WHERE position BETWEEN ? AND ?"
+_COUNT = "UPDATE history SET value_bytes = ? WHERE number = ?"
+_RAISE = "UPDATE history SET floor = ?, floor_head = ? WHERE number = ?"
+_FIND = "SELECT number, floor, floor_head FROM history WHERE group_id = ?"
+_BEGIN = "INSERT INTO history (group_id, value_bytes, floor, floor_head) VALUES (?, 0, 0, ?)"
+_HEAD = "SELECT head FROM change WHERE position = ?"
+_OUTLINES = (
+    "SELECT position, name, length(sealed), deleted, due FROM change "
+    "WHERE position BETWEEN ? AND ? ORDER BY position"
+)
+_CHANGES = (
+    "SELECT position, name, digest, head, sealed, deleted, due FROM change "
+    "WHERE position BETWEEN ? AND ? ORDER BY position"
+)
+_PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?)"
+_GROUPS = "SELECT group_id, epoch, key, maker FROM peer_group"
+_SUM = "SELECT coalesce(sum(value_bytes), 0) FROM history"
+
+
+class _Known:
+    """What is known of a history without looking."""
+
+    __slots__ = ("base", "floor", "floor_head", "number")
+
+    def __init__(self, number: int, floor: int, floor_head: bytes) -> None:
+        self.number = number
+        self.base = number << _REVISION_BITS
+        self.floor = floor
+        self.floor_head = floor_head
+
+
+class Tables:
+    """A realm's database file.
+
+    Args:
+        path: the file; made when it does not exist.
+
+    Raises:
+        DatabaseError: it cannot be used; it is left alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, KIND, MIGRATIONS)
+        self._known: dict[bytes, _Known] = {}
+        # What the next commit writes, or whatever has to see it before.
+        self._inserts: list[Row] = []
+        self._emptied: list[Row] = []
+        self._value_bytes: dict[int, int] = {}
+
+    def groups(self) -> list[GroupRecord]:
+        """Return every group."""
+        return [GroupRecord(*row) for row in self._database.read(_GROUPS)]
+
+    def value_bytes(self) -> int:
+        """Return how much all sealed values take."""
+        total: int = self._database.read(_SUM)[0][0]
+        return total
+
+    def put_group(self, record: GroupRecord) -> bool:
+        """Keep a group, or its newer epoch."""
+        self._database.write(_PUT_GROUP, record)
+        return True
+
+    def load(self, group: bytes) -> History:
+        """Return the history of a group."""
+        known = self._find(group)
+        if known is None:
+            return History(bytes(HASH_BYTES), 0, ())
+        self._flush()
+        base = known.base
+        rows = self._database.read(_OUTLINES, (base, base + MAX_REVISION))
+        outlines = [
+            Outline(position - base, name, size, bool(deleted), due)
+            for position, name, size, deleted, due in rows
+        ]
+        head = self._head(rows[-1][0]) if rows else bytes(HASH_BYTES)
+        return History(head, known.floor, outlines)
+
+    def add(self, addition: Addition) -> bool:
+        """Keep changes."""
+        group, changes, value_bytes, emptied, forgotten, floor = addition
+        known = self._known.get(group) or self._find(group) or self._begin(group)
+        base = known.base
+        for revision, name, digest, head, sealed, deleted, due in changes:
+            self._inserts.append((base + revision, name, digest, head, deleted, due, sealed))
+        self._value_bytes[known.number] = value_bytes
+        if emptied:
+            self._emptied += [(base + revision,) for revision in emptied]
+        if floor is not None:
+            self._flush()
+            known.floor, known.floor_head = floor, self._head(base + floor)
+            self._database.write(_RAISE, (floor, known.floor_head, known.number))
+        if forgotten:
+            self._flush()
+            runs = [(base + first, base + last) for first, last in forgotten]
+            self._database.write_many(_FORGET, runs)
+        return True
+
+    def read(self, asked: tuple[bytes, int, int]) -> Page:
+        """Return the changes of a group from one revision to another."""
+        group, first, last = asked
+        known = self._find(group)
+        if known is None:
+            return Page((), 0, bytes(HASH_BYTES))
+        self._flush()
+        base = known.base
+        rows = self._database.read(_CHANGES, (base + first, base + last))
+        changes = [
+            Change(position - base, name, digest, head, sealed, bool(deleted), due)
+            for position, name, digest, head, sealed, deleted, due in rows
+        ]
+        return Page(changes, known.floor, known.floor_head)
+
+    def commit(self) -> None:
+        """Make everything durable.
+
+        Raises:
+            DatabaseError: that failed; ``rollback`` has to be called.
+        """
+        self._flush()
+        if self._value_bytes:
+            counts = [(count, number) for number, count in self._value_bytes.items()]
+            self._database.write_many(_COUNT, counts)
+            self._value_bytes.clear()
+        self._database.commit()
+
+    def rollback(self) -> None:
+        """Undo everything since the last commit."""
+        self._database.rollback()
+        self._known.clear()
+        self._inserts.clear()
+        self._emptied.clear()
+        self._value_bytes.clear()
+
+    def close(self) -> None:
+        """Close the file; what was not committed is undone."""
+        self._database.close()
+
+    def _find(self, group: bytes) -> _Known | None:
+        known = self._known.get(group)
+        if known is None:
+            rows = self._database.read(_FIND, (group,))
+            if rows:
+                known = self._known[group] = _Known(*rows[0])
+        return known
+
+    def _begin(self, group: bytes) -> _Known:
+        self._database.write(_BEGIN, (group, bytes(HASH_BYTES)))
+        known = self._find(group)
+        assert known is not None
+        if known.number > _MAX_NUMBER:
+            raise DatabaseError(f"there is no room for more than {_MAX_NUMBER} groups with values")
+        return known
+
+    def _head(self, position: int) -> bytes:
+        head: bytes = self._database.read(_HEAD, (position,))[0][0]
+        return head
+
+    def _flush(self) -> None:
+        """Write what has been gathered."""
+        if self._inserts:
+            self._database.write_many(_INSERT, self._inserts)
+            self._inserts.clear()
+        if self._emptied:
+            self._database.write_many(_EMPTY, self._emptied)
+            self._emptied.clear()
