@@ -1,0 +1,68 @@
+"""How much each device may ask about values, and all together (spec: values.md, "Limits"). Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from abst.packets import DeleteValue, PutValue
+from abst.realm.limits import Limits
+from abst.realm.quota import Quota
+from abst.realm.values.client import Request
+
+REQUEST_BYTES: Final = 512
+"""What a request that waits takes, beside the value in it."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""What all requests that wait may take."""
+
+WAITING_RETRY_SECONDS: Final = 1.0
+
+
+class Admission:
+    """The requests that wait for their answers.
+
+    Args:
+        limits: what devices may use.
+
+    Attributes:
+        waiting_bytes: what they take in memory.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        per_second = limits.value_requests_per_second
+        self._quota = Quota(per_second, per_second)
+        self._most = limits.waiting_value_requests
+        # By device, and none for a device of which nothing waits.
+        self._waiting: dict[bytes, int] = {}
+        self.waiting_bytes = 0
+
+    def __len__(self) -> int:
+        return sum(self._waiting.values())
+
+    def enter(self, device_id: bytes, packet: Request, now: float) -> float:
+        """Let a request wait, and return 0.0; or return after how many seconds to ask again."""
+        wait = self._quota.take(device_id, now)
+        if wait:
+            return wait
+        waiting = self._waiting.get(device_id, 0)
+        size = _size_of(packet)
+        if waiting >= self._most or self.waiting_bytes + size > MAX_WAITING_BYTES:
+            return WAITING_RETRY_SECONDS
+        self._waiting[device_id] = waiting + 1
+        self.waiting_bytes += size
+        return 0.0
+
+    def leave(self, device_id: bytes, packet: Request) -> None:
+        """Note that a request is about to be answered."""
+        self.waiting_bytes -= _size_of(packet)
+        left = self._waiting[device_id] - 1
+        if left:
+            self._waiting[device_id] = left
+        else:
+            del self._waiting[device_id]
+
+
+def _size_of(packet: Request) -> int:
+    if isinstance(packet, (PutValue, DeleteValue)):
+        return REQUEST_BYTES + len(packet.value)
+    return REQUEST_BYTES

@@ -1,0 +1,189 @@
+"""Which groups' indexes are in memory: loaded when they are used, and bounded. Pure.
+
+Owns the sum of all groups' value bytes, when each group's next value is over, and that an index
+with which something goes on is not put away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from abst.realm.store.interface import History, Store
+from abst.realm.values.client import Client, Request
+from abst.realm.values.history import NO_HASH
+from abst.realm.values.index import Index
+
+MAX_NAMES: Final = 250_000
+"""In all indexes that are in memory; they take about 100 MB. Those in use may be more."""
+
+GROUP_NAMES: Final = 16
+"""What an index takes beside its names, counted as names."""
+
+
+class Group:
+    """One group that is used, or watched.
+
+    Attributes:
+        group_id: its ID.
+        index: its changes; None while they are not in memory.
+        waiting: the requests that came while they are being loaded, in order.
+        pending: how many requests are at the store.
+        watchers: who is told every change, in a dict without values, for their order.
+        told_revision: the newest change that is safe, and that watchers have been told.
+        told_head: the hash of the history after it.
+        told_bytes: how much the group's sealed values take after it.
+        loading: whether the index is on its way.
+        counted_bytes: the group's share in ``Groups.value_bytes``.
+        counted_names: its share in the names that are in memory.
+    """
+
+    __slots__ = (
+        "counted_bytes",
+        "counted_names",
+        "group_id",
+        "index",
+        "loading",
+        "pending",
+        "told_bytes",
+        "told_head",
+        "told_revision",
+        "waiting",
+        "watchers",
+    )
+
+    def __init__(self, group_id: bytes) -> None:
+        self.group_id = group_id
+        self.index: Index | None = None
+        self.waiting: list[tuple[Client, Request]] = []
+        self.pending = 0
+        self.watchers: dict[Client, None] = {}
+        self.told_revision = 0
+        self.told_head = NO_HASH
+        self.told_bytes = 0
+        self.loading = False
+        self.counted_bytes = 0
+        self.counted_names = 0
+
+
+class Groups:
+    """All groups that are used.
+
+    Args:
+        store: where indexes are loaded from.
+        loaded: called with a group whose index has come, or could not be loaded.
+        max_names: how many names may be in memory.
+
+    Attributes:
+        value_bytes: how much the sealed values of all groups take, in memory or not.
+        next_due: when ``take_due`` may have something, in milliseconds since 1970.
+    """
+
+    def __init__(
+        self, store: Store, loaded: Callable[[Group], None], max_names: int = MAX_NAMES
+    ) -> None:
+        self._store = store
+        self._loaded = loaded
+        self._max_names = max_names
+        self._groups: dict[bytes, Group] = {}
+        # Those that have an index, the least recently used first.
+        self._recent: OrderedDict[bytes, Group] = OrderedDict()
+        self._names = 0
+        # Of every group that has been in memory, so that its values end in time.
+        self._dues: dict[bytes, float] = {}
+        self.value_bytes = store.value_bytes()
+        self.next_due = math.inf
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def use(self, group_id: bytes) -> Group:
+        """Return a group."""
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._groups[group_id] = Group(group_id)
+        elif group.index is not None:
+            self._recent.move_to_end(group_id)
+        return group
+
+    def load(self, group: Group) -> None:
+        """Ask for a group's index, if it is not on its way already."""
+        if not group.loading:
+            group.loading = True
+            self._store.load(group.group_id, partial(self._take, group))
+
+    def stop_watching(self, group_id: bytes, watcher: Client) -> None:
+        """Tell somebody nothing more of a group."""
+        group = self._groups.get(group_id)
+        if group is not None:
+            group.watchers.pop(watcher, None)
+            self.forget_unused(group)
+
+    def account(self, group: Group) -> None:
+        """Note that a group's index has changed."""
+        index = group.index
+        assert index is not None
+        self.value_bytes += index.value_bytes - group.counted_bytes
+        group.counted_bytes = index.value_bytes
+        names = len(index) + GROUP_NAMES
+        if names != group.counted_names:
+            self._names += names - group.counted_names
+            group.counted_names = names
+            if self._names > self._max_names:
+                self._make_room()
+        if index.next_due < self._dues.get(group.group_id, math.inf):
+            self.wake(group, index.next_due)
+
+    def undo(self, group: Group) -> None:
+        """Throw an index away: it tells of changes that were not kept."""
+        if group.index is not None:
+            self.value_bytes += group.told_bytes - group.counted_bytes
+            self._put_away(group)
+
+    def wake(self, group: Group, due: float) -> None:
+        """Have ``take_due`` return a group at a time."""
+        self._dues[group.group_id] = due
+        self.next_due = min(self.next_due, due)
+
+    def take_due(self, now: float) -> list[Group]:
+        """Return the groups in which a value may be over at a time, in milliseconds."""
+        due = [group_id for group_id, at in self._dues.items() if at <= now]
+        for group_id in due:
+            del self._dues[group_id]
+        self.next_due = min(self._dues.values(), default=math.inf)
+        return [self.use(group_id) for group_id in due]
+
+    def forget_unused(self, group: Group) -> None:
+        """Forget a group that nobody waits for or watches, and that is not in memory."""
+        if group.index is None and not (group.watchers or group.loading or group.pending):
+            self._groups.pop(group.group_id, None)
+
+    def _take(self, group: Group, history: History | None) -> None:
+        group.loading = False
+        if history is not None:
+            group.index = index = Index(history)
+            group.told_revision = index.revision
+            group.told_head = index.head
+            group.told_bytes = group.counted_bytes = index.value_bytes
+            self._recent[group.group_id] = group
+        self._loaded(group)
+        if group.index is not None:
+            self.account(group)
+        self.forget_unused(group)
+
+    def _make_room(self) -> None:
+        for group in list(self._recent.values()):
+            if self._names <= self._max_names:
+                return
+            if not group.pending and not group.waiting:
+                self._put_away(group)
+
+    def _put_away(self, group: Group) -> None:
+        group.index = None
+        del self._recent[group.group_id]
+        self._names -= group.counted_names
+        group.counted_names = 0
+        self.forget_unused(group)

@@ -1,0 +1,387 @@
+"""What a realm does about values (spec: values.md): requests in, answers out.
+
+Pure. Everything is decided in memory when a request comes, in the order in which requests come,
+and said when the store has made it safe, in the same order. Who watches a group is told a change
+before anybody is answered with it. When the disk fails, what was decided since is undone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from abst import codec
+from abst.errors import Code
+from abst.packets import MAX_CHANGES, DeleteValue, GetValue, ListValues, PutValue, WatchValues
+from abst.realm.counters import Counters
+from abst.realm.limits import Limits
+from abst.realm.store.interface import MAX_REVISION, Addition, Change, Page, Store
+from abst.realm.values import answers
+from abst.realm.values.admission import Admission
+from abst.realm.values.client import Client, Request
+from abst.realm.values.groups import MAX_NAMES, Group, Groups
+from abst.realm.values.index import Entry, Index, Plan
+
+SEALING_BYTES: Final = 2048
+"""How much larger a sealed value may be than the value, and what a deletion may say."""
+
+DISK_RETRY_SECONDS: Final = 10.0
+"""After how long a time that is over is looked at again, when the disk took nothing."""
+
+MAX_SECONDS: Final = 2**40
+"""A value with a longer time than this, 35000 years, is given this one."""
+
+
+class Values:
+    """The values of all groups.
+
+    Args:
+        store: where they are kept.
+        limits: what devices may use.
+        counters: where refusals are counted.
+        wall: returns the seconds since 1970, a clock that goes on while the realm does not.
+        max_names: how many names may be in memory.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        counters: Counters,
+        wall: Callable[[], float],
+        max_names: int = MAX_NAMES,
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._counters = counters
+        self._wall = wall
+        self._groups = Groups(store, self._loaded, max_names)
+        self._admission = Admission(limits)
+        # Floors rise in steps: one for each change would cost more than the change.
+        self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
+        # From the clock on the wall to the one that deadlines are on.
+        self._offset = 0.0
+
+    def limits_told(self) -> dict[str, float]:
+        """Return what Members says of values (spec: values.md, "Limits")."""
+        limits = self._limits
+        return {
+            "value_bytes": limits.value_bytes,
+            "values": limits.group_values,
+            "bytes": limits.group_bytes,
+            "changes": limits.group_changes,
+            "requests_per_second": limits.value_requests_per_second,
+            "waiting_requests": limits.waiting_value_requests,
+        }
+
+    def handle(self, client: Client, packet: Request, now: float) -> None:
+        """Take a request."""
+        self._offset = now - self._wall()
+        if not client.is_joined(packet.peer_group):
+            self._refuse(client, packet, Code.NOT_JOINED)
+            return
+        device_id = client.device_id
+        assert device_id is not None
+        wait = self._admission.enter(device_id, packet, now)
+        if wait:
+            self._refuse(client, packet, Code.RATE_LIMITED, wait)
+            return
+        group = self._groups.use(packet.peer_group)
+        if group.index is None:
+            group.waiting.append((client, packet))
+            self._groups.load(group)
+        else:
+            self._take(group, group.index, client, packet)
+
+    def leave(self, client: Client, group: bytes) -> None:
+        """Tell a device nothing more of a group: it has left it, or is gone."""
+        self._groups.stop_watching(group, client)
+
+    def next_deadline(self) -> float | None:
+        """Return when ``handle_deadline`` wants to be called, or None."""
+        due = self._groups.next_due
+        return None if due == math.inf else due / 1000 + self._offset
+
+    def handle_deadline(self, now: float) -> None:
+        """Drop the values whose time is over."""
+        wall = self._wall()
+        self._offset = now - wall
+        for group in self._groups.take_due(wall * 1000):
+            if group.index is None:
+                self._groups.load(group)
+            else:
+                self._expire(group, group.index)
+                self._groups.account(group)
+
+    # What requests do.
+
+    def _loaded(self, group: Group) -> None:
+        """Take the requests that have waited for a group's index."""
+        waiting, group.waiting = group.waiting, []
+        if group.index is not None:
+            self._expire(group, group.index)
+        for client, packet in waiting:
+            if group.index is None:
+                self._release(client, packet)
+                self._answer_refused(client, packet, Code.NOT_KEPT)
+            else:
+                self._take(group, group.index, client, packet)
+
+    def _take(self, group: Group, index: Index, client: Client, packet: Request) -> None:
+        if index.next_due < math.inf:
+            self._expire(group, index)
+        match packet:
+            case PutValue():
+                self._put(group, index, client, packet)
+            case GetValue():
+                self._get(group, index, client, packet)
+            case DeleteValue():
+                self._delete(group, index, client, packet)
+            case ListValues():
+                self._list(group, index, client, packet)
+            case WatchValues():
+                self._follow(group, client, packet, partial(self._watch, group, client, packet))
+
+    def _put(self, group: Group, index: Index, client: Client, packet: PutValue) -> None:
+        entry = index.find(packet.name)
+        if not _is_revision(entry, packet.if_revision):
+            self._follow_refused(group, client, packet, Code.WRONG_REVISION)
+        elif not self._has_room(index, entry, len(packet.value)):
+            self._follow_refused(group, client, packet, Code.VALUES_FULL)
+        else:
+            due = None
+            if packet.seconds is not None:
+                due = int(self._wall() * 1000) + 1000 * min(packet.seconds, MAX_SECONDS)
+            change = index.put(packet.name, packet.value, due)
+            self._add(group, index, (change,), client, packet)
+
+    def _delete(self, group: Group, index: Index, client: Client, packet: DeleteValue) -> None:
+        entry = index.find(packet.name)
+        if not _is_revision(entry, packet.if_revision):
+            self._follow_refused(group, client, packet, Code.WRONG_REVISION)
+        elif entry is None or not entry.has_value:
+            answer = answers.changed(packet.packet_id, packet.peer_group, 0, packet.request)
+            self._follow(group, client, packet, partial(self._answer, client, answer))
+        elif len(packet.value) > SEALING_BYTES or index.revision >= MAX_REVISION:
+            self._follow_refused(group, client, packet, Code.VALUES_FULL)
+        else:
+            change = index.delete(packet.name, packet.value)
+            self._add(group, index, (change,), client, packet)
+
+    def _get(self, group: Group, index: Index, client: Client, packet: GetValue) -> None:
+        entry = index.find(packet.name)
+        if entry is None:
+            answer = answers.found(packet.peer_group, packet.name, 0, None, packet.request)
+            self._follow(group, client, packet, partial(self._answer_large, client, packet, answer))
+            return
+        group.pending += 1
+        revision = entry.revision
+        done = partial(self._got, group, client, packet)
+        self._store.read(packet.peer_group, revision, revision, done)
+
+    def _list(self, group: Group, index: Index, client: Client, packet: ListValues) -> None:
+        plan = index.plan(packet.since)
+        group.pending += 1
+        # An empty plan asks for nothing, but for the floor.
+        first = next(iter(plan.revisions), 1)
+        last = max(plan.revisions, default=0)
+        done = partial(self._listed, group, client, packet, plan)
+        self._store.read(packet.peer_group, first, last, done)
+
+    def _watch(self, group: Group, client: Client, packet: WatchValues) -> None:
+        if packet.stop:
+            self._groups.stop_watching(packet.peer_group, client)
+        elif client.is_joined(packet.peer_group):
+            group.watchers[client] = None
+        answer = answers.watching(
+            packet.peer_group, group.told_revision, group.told_head, packet.request
+        )
+        self._answer(client, answer)
+
+    def _expire(self, group: Group, index: Index) -> None:
+        """Make the changes for the values whose time is over."""
+        now = self._wall() * 1000
+        if index.next_due <= now:
+            self._add(group, index, index.expire(now), None, None)
+
+    def _has_room(self, index: Index, entry: Entry | None, size: int) -> bool:
+        limits = self._limits
+        if size > limits.value_bytes + SEALING_BYTES or index.revision >= MAX_REVISION:
+            return False
+        has_value = entry is not None and entry.has_value
+        more = size - entry.size if entry is not None and has_value else size
+        return (has_value or index.values < limits.group_values) and (
+            more <= 0
+            or (
+                index.value_bytes + more <= limits.group_bytes
+                and self._groups.value_bytes + more <= limits.all_values_bytes
+            )
+        )
+
+    # What comes back from the store.
+
+    def _add(
+        self,
+        group: Group,
+        index: Index,
+        changes: Sequence[Change],
+        client: Client | None,
+        packet: PutValue | DeleteValue | None,
+    ) -> None:
+        """Have the store keep changes; ``client`` is who has asked for them, or None."""
+        forgotten: Sequence[tuple[int, int]] = ()
+        floor = None
+        if index.revision - index.floor >= self._most_changes:
+            forgotten = index.forget(self._limits.group_changes)
+            floor = index.floor
+        group.pending += 1
+        self._groups.account(group)
+        addition = Addition(
+            group.group_id, changes, index.value_bytes, index.take_emptied(), forgotten, floor
+        )
+        self._store.add(addition, partial(self._added, group, addition, client, packet))
+
+    def _added(
+        self,
+        group: Group,
+        addition: Addition,
+        client: Client | None,
+        packet: PutValue | DeleteValue | None,
+        ok: bool,
+    ) -> None:
+        group.pending -= 1
+        if not ok:
+            self._undo(group)
+        else:
+            newest = addition.changes[-1]
+            group.told_revision = newest.revision
+            group.told_head = newest.head
+            group.told_bytes = addition.value_bytes
+            if group.watchers:
+                self._tell_watchers(group, addition.changes)
+        if client is None or packet is None:
+            return
+        self._release(client, packet)
+        if not ok:
+            self._answer_refused(client, packet, Code.NOT_KEPT)
+            return
+        self._answer(
+            client,
+            answers.changed(
+                packet.packet_id, packet.peer_group, group.told_revision, packet.request
+            ),
+        )
+
+    def _got(self, group: Group, client: Client, packet: GetValue, page: Page | None) -> None:
+        if self._is_kept(group, client, packet, page is not None):
+            assert page is not None
+            (change,) = page.changes
+            answer = answers.found(
+                packet.peer_group, packet.name, change.revision, change.sealed, packet.request
+            )
+            self._answer_large(client, packet, answer)
+
+    def _listed(
+        self, group: Group, client: Client, packet: ListValues, plan: Plan, page: Page | None
+    ) -> None:
+        if not self._is_kept(group, client, packet, page is not None):
+            return
+        assert page is not None
+        fields: dict[str, object] = {"floor": page.floor, "floor_head": page.floor_head}
+        if plan.more:
+            fields["more"] = True
+        these = [
+            change if plan.revisions[change.revision] else change._replace(sealed=None)
+            for change in page.changes
+            if change.revision in plan.revisions
+        ]
+        answer = answers.changes(
+            packet.peer_group, group.told_revision, group.told_head, these, packet.request, **fields
+        )
+        self._answer_large(client, packet, answer)
+
+    def _follow(
+        self, group: Group, client: Client, packet: Request, say: Callable[[], None]
+    ) -> None:
+        """Say something once what was decided before it is safe."""
+        group.pending += 1
+        done = partial(self._followed, group, client, packet, say)
+        if group.pending == 1:
+            done(True)
+        else:
+            self._store.follow(done)
+
+    def _follow_refused(self, group: Group, client: Client, packet: Request, code: Code) -> None:
+        self._follow(group, client, packet, partial(self._answer_refused, client, packet, code))
+
+    def _followed(
+        self, group: Group, client: Client, packet: Request, say: Callable[[], None], ok: bool
+    ) -> None:
+        if self._is_kept(group, client, packet, ok):
+            say()
+
+    def _is_kept(self, group: Group, client: Client, packet: Request, ok: bool) -> bool:
+        """Note that the store has answered; when it has failed, say so."""
+        group.pending -= 1
+        self._release(client, packet)
+        if not ok:
+            self._undo(group)
+            self._answer_refused(client, packet, Code.NOT_KEPT)
+        return ok
+
+    def _undo(self, group: Group) -> None:
+        if group.index is not None and group.index.next_due < math.inf:
+            self._groups.wake(group, (self._wall() + DISK_RETRY_SECONDS) * 1000)
+        self._groups.undo(group)
+        self._groups.forget_unused(group)
+
+    def _release(self, client: Client, packet: Request) -> None:
+        """Note that a request waits no more."""
+        device_id = client.device_id
+        assert device_id is not None
+        self._admission.leave(device_id, packet)
+
+    # What is said.
+
+    def _tell_watchers(self, group: Group, changes: Sequence[Change]) -> None:
+        for part in _parts(changes):
+            newest = part[-1]
+            news = answers.changes(group.group_id, newest.revision, newest.head, part)
+            for watcher in tuple(group.watchers):
+                self._answer(watcher, news)
+
+    def _answer(self, client: Client, answer: bytes) -> None:
+        if not client.deliver_own(answer):
+            client.close(Code.STALLED, "it does not read what it has asked for")
+
+    def _answer_large(self, client: Client, packet: Request, answer: bytes) -> None:
+        if not client.deliver_own(answer):
+            self._refuse(client, packet, Code.QUEUE_FULL)
+
+    def _answer_refused(self, client: Client, packet: Request, code: Code) -> None:
+        """Refuse what is known only with the answers that are in front of it."""
+        self._counters.refused_packets[code] += 1
+        self._answer(client, codec.encode(answers.refused(code, packet)))
+
+    def _refuse(
+        self, client: Client, packet: Request, code: Code, retry_after: float | None = None
+    ) -> None:
+        """Refuse at once."""
+        self._counters.refused_packets[code] += 1
+        client.tell(answers.refused(code, packet, retry_after))
+
+
+def _is_revision(entry: Entry | None, wanted: int | None) -> bool:
+    """Tell whether a name's last change is the one that a request is made for."""
+    if wanted is None:
+        return True
+    if wanted == 0:
+        return entry is None or not entry.has_value
+    return entry is not None and entry.revision == wanted
+
+
+def _parts(changes: Sequence[Change]) -> list[Sequence[Change]]:
+    """Cut changes into as many as one packet holds; those of several have no values."""
+    return [changes[begin : begin + MAX_CHANGES] for begin in range(0, len(changes), MAX_CHANGES)]
