@@ -204,7 +204,9 @@ class Values:
         """Make the changes for the values whose time is over."""
         now = self._wall() * 1000
         if index.next_due <= now:
-            self._add(group, index, index.expire(now), None, None)
+            changes = index.expire(now)
+            if changes:  # What was due has been replaced, as a rule.
+                self._add(group, index, changes, None, None)
 
     def _has_room(self, index: Index, entry: Entry | None, size: int) -> bool:
         limits = self._limits
