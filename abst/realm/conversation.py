@@ -2,7 +2,8 @@
 
 Pure: bytes and ``now`` in, bytes out, and a list of the conversations that have something to
 write. Owns what is legal when, the check of every header, and the hot path: packets for another
-device are found, checked and queued without being decoded, in runs as long as they come.
+device, or for a peer group, are found, checked and queued without being decoded, in runs as long as
+they come.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from abst.device_id import is_device_id
 from abst.errors import MEANINGS, Code, RemoteProtocolError
 from abst.framing import Frame
 from abst.packets import (
+    MAX_VALUE_PACKET_BYTES,
     NONCE_BYTES,
     PROTOCOL_VERSION,
+    VALUE_PACKET_IDS,
     BackHeartbeat,
     ConnectToDevice,
+    CreateGroup,
     Error,
     FindWindow,
+    GroupMessage,
     Hello,
+    HereInGroup,
+    JoinGroup,
+    LeaveGroup,
     Leg,
     OpenWindow,
     Send,
@@ -31,12 +39,18 @@ from abst.packets import (
     WindowOpened,
 )
 from abst.realm.circuits import Circuits, Seat
+from abst.realm.client import GroupValues
 from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
+from abst.realm.drops import Drops
+from abst.realm.groups import GroupRequest, Groups, Membership
 from abst.realm.limits import Limits
+from abst.realm.news import News, NewsEncoder
 from abst.realm.outbox import Outbox
 from abst.realm.pairing_windows import PairingWindows
 from abst.realm.refusal import Refusal
+from abst.realm.store.interface import Store
+from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
 
 JOINED_WRITE_BYTES: Final = 16384
@@ -48,17 +62,27 @@ CONFLICT_REPLACEMENTS: Final = 4
 CONFLICT_RETRY_SECONDS: Final = 60.0
 REPLACED_RETRY_SECONDS: Final = 10.0
 FULL_RETRY_SECONDS: Final = 30.0
-MAX_REPORTED_TARGETS: Final = 64
+CONTROL_BYTES_BEFORE_NEWS: Final = 8192
+"""How much may wait of the realm's own packets when one more is made of news about groups: so even
+the longest list of members fits behind it."""
 RESTART_SPREAD_CONNECTIONS_PER_SECOND: Final = 100.0
 
-# The canonical head of a Send packet: a map of four, packet_id 2, then the three keys in order.
-_HEAD: Final = b"\x84\xa9packet_id\x02\xadsource_device\xc4\x10"
-_TARGET_KEY: Final = b"\xadtarget_device\xc4\x10"
+# The canonical heads of the packets that are relayed: a map of four, packet_id, then the three keys
+# in order. What follows the second one's key is who shall get it.
+_SEND: Final = b"\x84\xa9packet_id\x02\xadsource_device\xc4\x10"
+_SEND_TO: Final = b"\xadtarget_device\xc4\x10"
+_MESSAGE: Final = b"\x84\xa9packet_id\x06\xadsource_device\xc4\x10"
+_MESSAGE_TO: Final = b"\xaapeer_group\xc4\x10"
+_ID_BYTES: Final = 16
 _CONTENT_KEY: Final = b"\xa7content"
-_TARGET_AT: Final = len(_HEAD) + 16 + len(_TARGET_KEY)
-_CONTENT_KEY_AT: Final = _TARGET_AT + 16
-_LENGTH_AT: Final = _CONTENT_KEY_AT + len(_CONTENT_KEY)
+_CONTENT_BYTES: Final = _ID_BYTES + len(_CONTENT_KEY)
 _BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
+
+# How a packet begins whose id can be told before it is decoded: a byte for the map, and this.
+_PACKET_ID_KEY: Final = b"\xa9packet_id"
+_ID_AT: Final = 1 + len(_PACKET_ID_KEY)
+
+_Refused = OpenWindow | FindWindow | ConnectToDevice | GroupRequest
 
 
 class State(enum.Enum):
@@ -80,6 +104,8 @@ class Realm:
             empties the list after every call.
         here: how many devices are here: their Hello was accepted, and they have not left.
         queued_bytes: how much waits for all devices together.
+        store: what the realm keeps over restarts.
+        values: what answers packets about the values of groups; None: they are unknown here.
     """
 
     limits: Limits
@@ -92,11 +118,16 @@ class Realm:
     touched: list[Conversation] = field(default_factory=list)
     here: int = 0
     queued_bytes: int = 0
+    store: Store = field(default_factory=MemoryStore)
+    values: GroupValues | None = None
+    news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
+    groups: Groups = field(init=False)
     windows: PairingWindows = field(init=False)
     circuits: Circuits = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with no pairing window open, and no circuit."""
+        """Begin with the groups that the store has, with no pairing window open, and no circuit."""
+        self.groups = Groups(self.limits, self.store, self.counters)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(
             self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
@@ -136,6 +167,8 @@ class Conversation:
     Attributes:
         state: where it stands.
         device_id: what the certificate proved; None before ``identify``.
+        nonce: what the device's proofs on this connection are made over; empty before Hello.
+        memberships: the peer groups that the device has joined on this connection.
         carrier: whatever the adapter wants to find again; never used here.
         measure_progress: returns a number that grows while the device reads, though too slowly
             for the connection to take more; set by an adapter that can tell.
@@ -151,13 +184,15 @@ class Conversation:
         "_blocked_since",
         "_drops",
         "_frame",
-        "_head",
+        "_message_head",
         "_missing_bytes",
+        "_news",
         "_outbox",
         "_partial",
         "_progress",
         "_realm",
         "_replacements",
+        "_send_head",
         "_stall_watched",
         "carrier",
         "closed_for",
@@ -165,6 +200,8 @@ class Conversation:
         "early",
         "heard_at",
         "measure_progress",
+        "memberships",
+        "nonce",
         "observed_address",
         "seat",
         "stalled",
@@ -173,20 +210,25 @@ class Conversation:
 
     def __init__(self, realm: Realm, observed_address: tuple[str, int] | None, now: float) -> None:
         self._realm = realm
-        self._outbox: Outbox[Sender] = Outbox()
+        # Runs without a sender are the realm's own; nobody is told when they are dropped.
+        self._outbox: Outbox[Sender | None] = Outbox()
         # The beginning of a packet that has not come whole, and what is known of its end: how many
         # bytes are missing, or, when it is not in the canonical form, its frame.
         self._partial = bytearray()
         self._missing_bytes = 0
         self._frame: Frame | None = None
-        self._head = b""
-        self._drops: dict[tuple[Code, bytes | None], int] = {}
+        self._send_head = b""
+        self._message_head = b""
+        self._drops = Drops()
+        self._news = News(self._members_packet)
         self._blocked_since: float | None = None
         self._stall_watched = False
         self._progress = 0
         self._replacements: list[float] = []
         self.observed_address = observed_address
         self.device_id: bytes | None = None
+        self.nonce = b""
+        self.memberships: dict[bytes, Membership] = {}
         self.state = State.AWAITING_HELLO
         self.heard_at = now
         self.stalled = False
@@ -201,7 +243,8 @@ class Conversation:
     def identify(self, device_id: bytes) -> None:
         """Take the device ID that the connection's certificate has proved."""
         self.device_id = device_id
-        self._head = _HEAD + device_id + _TARGET_KEY
+        self._send_head = _SEND + device_id + _SEND_TO
+        self._message_head = _MESSAGE + device_id + _MESSAGE_TO
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes as they came from the device."""
@@ -223,8 +266,10 @@ class Conversation:
 
     def data_to_send(self) -> bytes:
         """Return the next bytes for the device, joined up to a TLS record; b"" when none wait."""
-        if self._drops:
+        if self._drops.counts:
             self._write_drops()
+        if self._news.groups:
+            self._write_news()
         before = self._outbox.data_bytes
         data = self._outbox.take(JOINED_WRITE_BYTES)
         self._realm.queued_bytes -= before - self._outbox.data_bytes
@@ -299,11 +344,14 @@ class Conversation:
         self.state = State.CLOSED
         if self.device_id is not None and realm.switchboard.leave(self.device_id, self):
             realm.windows.close(self.device_id)
+        self._news.clear()
+        realm.groups.leave_all(self)
         realm.queued_bytes -= self._outbox.data_bytes
         for count, source in self._outbox.drop_runs():
-            self._count_drop(Code.UNDELIVERED, count)
-            source.report_drop(Code.UNDELIVERED, self.device_id or b"", count)
-        self._drops.clear()
+            if source is not None:
+                self._count_drop(Code.UNDELIVERED, count)
+                source.report_drop(Code.UNDELIVERED, self.device_id or b"", count)
+        self._drops.counts.clear()
         self._partial.clear()
         self._frame = None
 
@@ -312,11 +360,7 @@ class Conversation:
     def deliver(self, run: bytes, count: int, source: Sender) -> Code | None:
         """Queue a run of packets for this device, or return why it does not fit."""
         realm = self._realm
-        room = min(
-            realm.limits.queue_bytes,
-            realm.limits.all_queues_bytes - realm.queued_bytes + self._outbox.data_bytes,
-        )
-        if not self._outbox.add_run(run, count, source, room):
+        if not self._outbox.add_run(run, count, source, self._room_bytes()):
             return Code.QUEUE_FULL
         realm.queued_bytes += len(run)
         realm.counters.relayed_packets += count
@@ -324,15 +368,28 @@ class Conversation:
         realm.touched.append(self)
         return None
 
+    def _room_bytes(self) -> int:
+        """Return how much may wait for this device, what waits already included."""
+        realm = self._realm
+        left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
+        return min(realm.limits.queue_bytes, left_of_all + self._outbox.data_bytes)
+
     def report_drop(self, code: Code, target_device: bytes, count: int) -> None:
         """Note that packets of this device were dropped; it is told with its next bytes."""
-        if self.state is not State.HERE:
-            return
-        key: tuple[Code, bytes | None] = (code, target_device)
-        if key not in self._drops and len(self._drops) >= MAX_REPORTED_TARGETS:
-            key = (code, None)
-        self._drops[key] = self._drops.get(key, 0) + count
-        self._realm.touched.append(self)
+        self._report(code, Send.packet_id, None, target_device or None, count)
+
+    def report_message_drop(
+        self, code: Code, group: bytes, target_device: bytes | None, count: int
+    ) -> None:
+        """Note that messages of this device to a peer group have not reached a member, or any."""
+        self._report(code, GroupMessage.packet_id, group, target_device, count)
+
+    def _report(
+        self, code: Code, about: int, group: bytes | None, target: bytes | None, count: int
+    ) -> None:
+        if self.state is State.HERE:
+            self._drops.add(code, about, group, target, count)
+            self._realm.touched.append(self)
 
     def replaced(self, now: float) -> list[float]:
         """Give way to a newer connection; return when this device was replaced lately."""
@@ -344,6 +401,52 @@ class Conversation:
             wait = CONFLICT_RETRY_SECONDS
         self.close(Code.REPLACED, retry_after=wait)
         return recent
+
+    # For groups, and for their values.
+
+    def is_joined(self, group: bytes) -> bool:
+        """Tell whether the device has joined a peer group."""
+        return group in self.memberships
+
+    def deliver_own(self, packet: bytes) -> bool:
+        """Queue an encoded packet of the realm's own, in order behind what waits of other devices.
+
+        Returns:
+            False when it does not fit the device's queue. True also when the connection is gone:
+            then there is nobody who could miss it.
+        """
+        if self.state is not State.HERE:
+            return True
+        if not self._outbox.add_run(packet, 1, None, self._room_bytes()):
+            return False
+        self._realm.queued_bytes += len(packet)
+        self._realm.touched.append(self)
+        return True
+
+    def news(self) -> News:
+        """Return what the device is going to be told of its groups; something is to be added."""
+        if not self._news.groups:
+            self._realm.touched.append(self)
+        return self._news
+
+    def owe_answer(self, group: bytes, request: int | None) -> None:
+        """Answer a Join with the members that are here, when the device can be written to."""
+        if not self.news().answer(group, request):
+            self._close_for_answers()
+
+    def parted(self, group: bytes) -> None:
+        """Take note that the device has not joined a group any more."""
+        owed = self._news.leave(group)
+        self.memberships.pop(group, None)
+        if self._realm.values is not None:
+            self._realm.values.leave(self, group)
+        for answer in owed:
+            self.tell(answer)
+
+    def _members_packet(self, group: bytes, request: int | None) -> packets.Packet:
+        values = self._realm.values
+        limits = {} if values is None else values.limits_told()
+        return self._realm.groups.members_packet(group, request, limits)
 
     # Cutting the stream into packets.
 
@@ -358,8 +461,10 @@ class Conversation:
         position = 0
         size = len(data)
         while position < size and self.state is not State.CLOSED:
-            if self.state is State.HERE and data.startswith(self._head, position):
-                position = self._relay(data, position, now)
+            if self.state is State.HERE and data.startswith(self._send_head, position):
+                position = self._relay(data, position, now, len(self._send_head), self._forward)
+            elif self.state is State.HERE and data.startswith(self._message_head, position):
+                position = self._relay(data, position, now, len(self._message_head), self._publish)
             else:
                 position = self._decode(data, position, now)
 
@@ -370,18 +475,26 @@ class Conversation:
         self._missing_bytes -= added_bytes
         return self._missing_bytes <= 0
 
-    def _relay(self, data: bytes, begin: int, now: float) -> int:  # noqa: C901
+    def _relay(  # noqa: C901
+        self,
+        data: bytes,
+        begin: int,
+        now: float,
+        head_bytes: int,
+        forward: Callable[[bytes, int, bytes], None],
+    ) -> int:
         """Forward the run of packets for one target that begins here; return where it ends.
 
-        The head has been compared already, so the packet's id and source are right. Only the
+        The head has been compared already, so the packets' id and source are right. Only the
         canonical encoding is understood here; what differs from it goes through the decoder.
         """
         size = len(data)
-        lengths_at = begin + _LENGTH_AT
+        length_at = head_bytes + _CONTENT_BYTES
+        lengths_at = begin + length_at
         if lengths_at + 5 > size:
             # Too close to the end to read a length of any kind.
             return self._decode_or_wait(data, begin, lengths_at + 2 - size, now)
-        if not data.startswith(_CONTENT_KEY, begin + _CONTENT_KEY_AT):
+        if not data.startswith(_CONTENT_KEY, begin + head_bytes + _ID_BYTES):
             return self._decode(data, begin, now)
         prefix = data[begin:lengths_at]
         position = begin
@@ -389,7 +502,7 @@ class Conversation:
         missing = 0
         problem: RemoteProtocolError | None = None
         while True:
-            at = position + _LENGTH_AT
+            at = position + length_at
             if at + 5 > size:
                 missing = at + 2 - size
                 break
@@ -424,8 +537,8 @@ class Conversation:
             if not data.startswith(prefix, position):
                 break
         if count:
-            target = prefix[_TARGET_AT : _TARGET_AT + 16]
-            self._forward(data[begin:position], count, target)
+            target = prefix[head_bytes : head_bytes + _ID_BYTES]
+            forward(data[begin:position], count, target)
         if problem is not None:
             raise problem
         if missing:
@@ -445,13 +558,16 @@ class Conversation:
 
         Nothing is decoded before it is whole: see ``framing`` for why.
         """
-        limits = self._realm.limits
-        most = limits.packet_bytes if self.state is State.HERE else limits.hello_packet_bytes
+        most = self._most_bytes(data, position)
         frame = Frame(most, codec.MAX_MAP_ITEMS, codec.MAX_ARRAY_ITEMS, codec.MAX_DEPTH)
         end = frame.find_end(data, position)
         if end is None:
             self._partial += data[position:]
-            self._frame = frame
+            if len(data) - position > _ID_AT:
+                self._frame = frame
+            else:
+                # It cannot be told yet how large the packet may be: measure it anew.
+                self._missing_bytes = 1
             return len(data)
         raw = data[position:end]
         self._handle(codec.decode(raw), raw, now)
@@ -459,38 +575,64 @@ class Conversation:
             self.early = data[end:]
         return end
 
+    def _most_bytes(self, data: bytes, position: int) -> int:
+        """Return how large the packet may be that begins here."""
+        limits = self._realm.limits
+        if self.state is not State.HERE:
+            return limits.hello_packet_bytes
+        most = limits.packet_bytes
+        id_at = position + _ID_AT
+        if data.startswith(_PACKET_ID_KEY, position + 1) and id_at < len(data):
+            most = max(most, MAX_VALUE_PACKET_BYTES) if data[id_at] in VALUE_PACKET_IDS else most
+        return most
+
     def _too_large(self) -> RemoteProtocolError:
         most = self._realm.limits.packet_bytes
         return RemoteProtocolError(Code.TOO_LARGE, f"a packet has at most {most} bytes")
 
     # What packets do.
 
-    def _handle(self, packet: dict[object, object], raw: bytes, now: float) -> None:
+    def _handle(  # noqa: C901
+        self, packet: dict[object, object], raw: bytes, now: float
+    ) -> None:
         packet_id = packets.id_of(packet)  # type: ignore[arg-type]
         if self.state is State.AWAITING_HELLO and packet_id != Hello.packet_id:
-            if packet_id == Leg.packet_id:
-                self._become_leg(packet, raw, now)
-                return
-            raise RemoteProtocolError(Code.HELLO_FIRST, MEANINGS[Code.HELLO_FIRST].sentence)
-        if packet_id not in packets.DEVICE_TO_REALM:
+            if packet_id != Leg.packet_id:
+                raise RemoteProtocolError(Code.HELLO_FIRST, MEANINGS[Code.HELLO_FIRST].sentence)
+            self._become_leg(packet, raw, now)
+            return
+        if not self._is_known(packet_id):
             self._refuse_unknown(packet_id, packet.get("request"))
             return
+        realm = self._realm
         match packets.parse(packet, packets.DEVICE_TO_REALM):  # type: ignore[arg-type]
             case Hello() as hello:
                 self._hello(hello, now)
+            case Send() as send:
+                self._check_source(send.source_device)
+                self._forward(raw, 1, send.target_device)
+            case GroupMessage() as message:
+                self._check_source(message.source_device)
+                self._publish(raw, 1, message.peer_group)
+            case CreateGroup() | JoinGroup() | HereInGroup() | LeaveGroup() as wanted:
+                realm.groups.handle(self, wanted, now)
             case OpenWindow() as wanted:
                 self._open_window(wanted, now)
             case FindWindow() as wanted:
                 self._find_window(wanted, now)
-            case Send() as send:
-                self._check_source(send.source_device)
-                self._forward(raw, 1, send.target_device)
             case ConnectToDevice() as wanted:
                 self._check_source(wanted.source_device)
                 self._connect(wanted, now)
             case Error(code=Code.CIRCUIT_REFUSED, circuit=bytes(circuit)):
                 assert self.device_id is not None
-                self._realm.circuits.refuse(circuit, self.device_id)
+                realm.circuits.refuse(circuit, self.device_id)
+            case about_values if packet_id in VALUE_PACKET_IDS and realm.values is not None:
+                realm.values.handle(self, about_values, now)
+
+    def _is_known(self, packet_id: int) -> bool:
+        if packet_id in VALUE_PACKET_IDS:
+            return self._realm.values is not None
+        return packet_id in packets.DEVICE_TO_REALM
 
     def _check_source(self, source_device: bytes) -> None:
         if source_device != self.device_id:
@@ -511,6 +653,7 @@ class Conversation:
                 self.close(Code.REALM_FULL, retry_after=FULL_RETRY_SECONDS)
                 return
             self.state = State.HERE
+            self.nonce = realm.random_bytes(NONCE_BYTES)
             realm.here += 1
             realm.counters.connections += 1
             realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
@@ -525,7 +668,7 @@ class Conversation:
             return
         found = windows.open(self.device_id, self._host(), now)
         if isinstance(found, Refusal):
-            self._refuse(found, wanted)
+            self.refuse(found, wanted)
             return
         seconds = self._realm.limits.pairing_window_seconds
         self.tell(WindowOpened(found, seconds, wanted.request))
@@ -534,14 +677,14 @@ class Conversation:
         assert self.device_id is not None
         found = self._realm.windows.find(wanted.number, self.device_id, self._host(), now)
         if isinstance(found, Refusal):
-            self._refuse(found, wanted)
+            self.refuse(found, wanted)
             return
         self.tell(WindowFound(wanted.number, found, wanted.request))
 
     def _connect(self, wanted: ConnectToDevice, now: float) -> None:
         offer = self._realm.circuits.ask(wanted.source_device, wanted, now)
         if isinstance(offer, Refusal):
-            self._refuse(offer, wanted)
+            self.refuse(offer, wanted)
             return
         self.tell(offer.for_asker)
         self._realm.circuits.tell(wanted.target_device, offer.for_target)
@@ -586,7 +729,7 @@ class Conversation:
                 "silence_seconds": limits.silence_seconds,
                 "stall_seconds": limits.stall_seconds,
             },
-            nonce=self._realm.random_bytes(NONCE_BYTES),
+            nonce=self.nonce,
             observed_address=None if observed is None else list(observed),
             request=request,
         )
@@ -603,6 +746,17 @@ class Conversation:
             self._count_drop(refusal, count)
             self.report_drop(refusal, target, count)
 
+    def _publish(self, run: bytes, count: int, group: bytes) -> None:
+        """Forward a run of messages to the other members of a peer group."""
+        membership = self.memberships.get(group)
+        if membership is not None:
+            self._realm.groups.relay(membership, run, count)
+            return
+        if not is_device_id(group):
+            raise RemoteProtocolError(Code.MALFORMED, "peer_group: needs a group's ID")
+        self._count_drop(Code.NOT_JOINED, count)
+        self.report_message_drop(Code.NOT_JOINED, group, None, count)
+
     def _count_drop(self, code: Code, count: int) -> None:
         self._realm.counters.dropped_packets[code] += count
 
@@ -613,19 +767,8 @@ class Conversation:
         self._queue(packet)
         self._realm.touched.append(self)
 
-    def _queue(self, packet: packets.Packet) -> None:
-        if self.state is not State.CLOSED and not self._outbox.add_control(codec.encode(packet)):
-            self.close(Code.STALLED, "it asks for more answers than it reads")
-
-    def _tell_of_conflict(self) -> None:
-        code = Code.IDENTITY_CONFLICT
-        self.tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
-
-    def _refuse(
-        self,
-        refusal: Refusal,
-        refused: OpenWindow | FindWindow | ConnectToDevice,
-    ) -> None:
+    def refuse(self, refusal: Refusal, refused: _Refused) -> None:
+        """Say that the device does not get what it has asked for."""
         code = refusal.code
         self._realm.counters.refused_packets[code] += 1
         self.tell(
@@ -634,9 +777,25 @@ class Conversation:
                 MEANINGS[code].sentence,
                 about=refused.packet_id,
                 retry_after=refusal.retry_after,
-                request=refused.request,
+                peer_group=getattr(refused, "peer_group", None),
+                epoch=refusal.epoch,
+                request=getattr(refused, "request", None),
             )
         )
+
+    def _queue(self, packet: packets.Packet) -> None:
+        self._queue_bytes(codec.encode(packet))
+
+    def _queue_bytes(self, packet: bytes) -> None:
+        if self.state is not State.CLOSED and not self._outbox.add_control(packet):
+            self._close_for_answers()
+
+    def _close_for_answers(self) -> None:
+        self.close(Code.STALLED, "it asks for more answers than it reads")
+
+    def _tell_of_conflict(self) -> None:
+        code = Code.IDENTITY_CONFLICT
+        self.tell(Error(str(code), MEANINGS[code].sentence, retry_after=CONFLICT_RETRY_SECONDS))
 
     def _refuse_unknown(self, packet_id: int, request: object) -> None:
         code = Code.UNKNOWN_PACKET
@@ -644,14 +803,13 @@ class Conversation:
         self.tell(Error(str(code), MEANINGS[code].sentence, about=packet_id, request=repeated))
 
     def _write_drops(self) -> None:
-        drops, self._drops = self._drops, {}
-        for (code, target), count in drops.items():
-            self._queue(
-                Error(
-                    str(code),
-                    MEANINGS[code].sentence,
-                    about=Send.packet_id,
-                    target_device=target or None,
-                    dropped=count,
-                )
-            )
+        for error in self._drops.take():
+            self._queue(error)
+
+    def _write_news(self) -> None:
+        encode = self._realm.news_encoder.encode
+        while self._outbox.control_bytes <= CONTROL_BYTES_BEFORE_NEWS:
+            packet = self._news.next_packet()
+            if packet is None:
+                return
+            self._queue_bytes(encode(packet))

@@ -24,6 +24,9 @@ class Counters:
         circuit_bytes: bytes that came on their legs.
         ended_circuits: joined circuits that the realm ended, by wire code.
         refused_legs: legs that came to nothing, by wire code.
+        groups_made: peer groups that were made.
+        groups_moved: how often one was moved to its next epoch.
+        group_joins: how often a device has joined one.
     """
 
     connections: int = 0
@@ -38,6 +41,9 @@ class Counters:
     circuit_bytes: int = 0
     ended_circuits: Counter[str] = field(default_factory=Counter)
     refused_legs: Counter[str] = field(default_factory=Counter)
+    groups_made: int = 0
+    groups_moved: int = 0
+    group_joins: int = 0
 
     def as_map(self) -> dict[str, Any]:
         """Return the totals under their names, ready for JSON."""
@@ -54,4 +60,7 @@ class Counters:
             "circuit_bytes": self.circuit_bytes,
             "ended_circuits": dict(self.ended_circuits),
             "refused_legs": dict(self.refused_legs),
+            "groups_made": self.groups_made,
+            "groups_moved": self.groups_moved,
+            "group_joins": self.group_joins,
         }

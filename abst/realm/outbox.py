@@ -16,13 +16,18 @@ MAX_CONTROL_BYTES: Final = 65536
 
 
 class Outbox(Generic[Source]):
-    """Two queues for one reader: the realm's own packets, and runs that other devices sent."""
+    """Two queues for one reader: the realm's own packets, and runs that other devices sent.
 
-    __slots__ = ("_control", "_control_bytes", "_runs", "data_bytes")
+    Attributes:
+        control_bytes: how much waits in the first.
+        data_bytes: how much waits in the second.
+    """
+
+    __slots__ = ("_control", "_runs", "control_bytes", "data_bytes")
 
     def __init__(self) -> None:
         self._control: deque[bytes] = deque()
-        self._control_bytes = 0
+        self.control_bytes = 0
         self._runs: deque[tuple[bytes, int, Source]] = deque()
         self.data_bytes = 0
 
@@ -31,21 +36,21 @@ class Outbox(Generic[Source]):
 
     def add_control(self, packet: bytes) -> bool:
         """Queue one of the realm's own packets; False when the reader takes none of them."""
-        if self._control_bytes + len(packet) > MAX_CONTROL_BYTES:
+        if self.control_bytes + len(packet) > MAX_CONTROL_BYTES:
             return False
         self._control.append(packet)
-        self._control_bytes += len(packet)
+        self.control_bytes += len(packet)
         return True
 
     def add_last_word(self, packet: bytes) -> None:
         """Queue the packet after which none comes; it fits always, since there is but one."""
         self._control.append(packet)
-        self._control_bytes += len(packet)
+        self.control_bytes += len(packet)
 
     def clear_control(self) -> None:
         """Throw the realm's own packets away."""
         self._control.clear()
-        self._control_bytes = 0
+        self.control_bytes = 0
 
     def add_run(self, run: bytes, count: int, source: Source, room_bytes: int) -> bool:
         """Queue a run of ``count`` packets of one sender; False when it does not fit the room."""
@@ -69,7 +74,7 @@ class Outbox(Generic[Source]):
         size = 0
         while self._control:
             packet = self._control.popleft()
-            self._control_bytes -= len(packet)
+            self.control_bytes -= len(packet)
             pieces.append(packet)
             size += len(packet)
         while self._runs and (not size or size + len(self._runs[0][0]) <= max_bytes):

@@ -29,6 +29,8 @@ from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES, Pipes
 from abst.realm.plain import PlainConnection
 from abst.realm.splicing import CAN_SPLICE, join_by_splicing
+from abst.realm.store.interface import Store
+from abst.realm.store.memory import MemoryStore
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
 
@@ -199,6 +201,7 @@ class RealmFactory(Factory):
         key_file: its PEM key.
         splices: whether the kernel joins the legs of circuits, where it can.
         pipes: how many pipes it may have for that.
+        store: what it keeps over restarts; without one it keeps nothing.
 
     Attributes:
         newcomers: connections without TLS whose first packet has not come whole.
@@ -218,9 +221,12 @@ class RealmFactory(Factory):
         key_file: str | None = None,
         splices: bool = True,
         pipes: int = MAX_PIPES,
+        store: Store | None = None,
     ) -> None:
         self.identity = identity
-        self.realm = Realm(limits or Limits(), os.urandom, random.random)
+        store = store or MemoryStore()
+        self.realm = Realm(limits or Limits(), os.urandom, random.random, store=store)
+        store.told = self.settle
         self.now = reactor.seconds
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor

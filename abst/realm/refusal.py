@@ -14,7 +14,9 @@ class Refusal:
     Attributes:
         code: the wire code of the reason.
         retry_after: seconds after which asking again makes sense, or None.
+        epoch: the epoch in which the peer group is that it is about, or None.
     """
 
     code: Code
     retry_after: float | None = None
+    epoch: int | None = None

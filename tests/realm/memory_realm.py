@@ -10,11 +10,22 @@ from itertools import count
 from abst import codec
 from abst.device_id import DeviceID
 from abst.errors import MEANINGS, Code
-from abst.packets import REALM_TO_DEVICE, BackHeartbeat, Error, Hello, Packet, Send, parse
+from abst.packets import (
+    MAX_VALUE_PACKET_BYTES,
+    REALM_TO_DEVICE,
+    BackHeartbeat,
+    Error,
+    Hello,
+    Packet,
+    Send,
+    parse,
+)
 from abst.realm.circuits import Circuit, Seat
 from abst.realm.circuits import Leg as CircuitLeg
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
+from abst.realm.store.interface import Store
+from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard
 
 ALICE = DeviceID.of_key(b"alice")
@@ -32,7 +43,7 @@ def send(source: bytes, target: bytes, content: bytes, request: int | None = Non
 
 def decode(data: bytes | bytearray) -> list[Packet]:
     """Return the packets that a device was sent; raise if the bytes are anything else."""
-    decoder = codec.Decoder()
+    decoder = codec.Decoder(MAX_VALUE_PACKET_BYTES)
     found: list[Packet] = []
     view = memoryview(data)
     for begin in range(0, len(view), 1 << 19):
@@ -142,7 +153,7 @@ class Line:
 class MemoryRealm:
     """A realm, the time, and the lines of the devices that are connected."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, store: Store | None = None) -> None:
         self.now = 1000.0
         self.switchboard = MemorySwitchboard()
         nonces = count()
@@ -151,6 +162,7 @@ class MemoryRealm:
             random_bytes=lambda size: next(nonces).to_bytes(size, "big"),
             random_fraction=lambda: 0.5,
             switchboard=self.switchboard,
+            store=store or MemoryStore(),
         )
 
     def connect(self, device_id: bytes | None) -> Line:

@@ -22,10 +22,13 @@ class LimitsTests(SynchronousTestCase):
 
     def test_each_has_a_least_value(self) -> None:
         unlimited = {limit.name for limit in dataclasses.fields(Limits) if limit.default == 0}
+        none_at_all = {"circuits", "groups", "value_bytes"}
+        none_at_all |= {"group_values", "group_bytes", "all_values_bytes"}
+        may_be_0 = unlimited | none_at_all
         for limit in dataclasses.fields(Limits):
-            for value in (-1,) if limit.name in {"circuits", *unlimited} else (0, -1):
+            for value in (-1,) if limit.name in may_be_0 else (0, -1):
                 self.assertRaises(ValueError, Limits, **{limit.name: value})
-        Limits(**dict.fromkeys(["circuits", *unlimited], 0))
+        Limits(**dict.fromkeys(may_be_0, 0))
 
     def test_the_one_at_fault_is_named(self) -> None:
         for name in ("connections", "hello_seconds", "stall_seconds", "packet_bytes"):
@@ -37,6 +40,8 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual("all_queues_bytes", self.refused(all_queues_bytes=1024 * 1024 - 1))
         self.assertEqual("silence_seconds", self.refused(silence_seconds=30))
         self.assertEqual("silence_seconds", self.refused(heartbeat_seconds=20))
+        self.assertEqual("group_members", self.refused(group_members=3001))
+        self.assertEqual("value_bytes", self.refused(value_bytes=65537))
 
     def test_times_are_finite_and_short_enough_for_a_timer(self) -> None:
         for limit in dataclasses.fields(Limits):

@@ -1,0 +1,50 @@
+"""What a conversation is to those that answer its device, and what answers about values. Pure.
+
+``Client`` is all that groups and values know of a connection, so that neither has to know how
+packets come and go.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from abst.errors import Code
+from abst.packets import Packet
+
+
+class Client(Protocol):
+    """One connection whose device has said Hello; equal to itself alone, and hashable."""
+
+    @property
+    def device_id(self) -> bytes | None:
+        """The device that its certificate has proved."""
+
+    def is_joined(self, group: bytes) -> bool:
+        """Tell whether it has joined a peer group."""
+
+    def tell(self, packet: Packet) -> None:
+        """Queue one of the realm's own packets, before everything that waits of other devices."""
+
+    def deliver_own(self, packet: bytes) -> bool:
+        """Queue an encoded packet of the realm's own, in order behind what waits of other devices.
+
+        Returns:
+            False when it does not fit the device's queue. True also when the connection is gone:
+            then there is nobody who could miss it.
+        """
+
+    def close(self, code: Code, reason: str = "", *, retry_after: float | None = None) -> None:
+        """Say why, and be done."""
+
+
+class GroupValues(Protocol):
+    """What answers packets about the values of peer groups."""
+
+    def handle(self, client: Client, packet: Packet, now: float) -> None:
+        """Answer one of the packets 8 to 12."""
+
+    def leave(self, client: Client, group: bytes) -> None:
+        """Tell a device nothing more of a group: it has not joined it any more."""
+
+    def limits_told(self) -> dict[str, float]:
+        """Return the limits that members have to know."""
