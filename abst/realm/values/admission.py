@@ -23,21 +23,20 @@ class Admission:
 
     Args:
         limits: what devices may use.
+        max_waiting_bytes: what the requests of all devices may take in memory.
 
     Attributes:
         waiting_bytes: what they take in memory.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
         per_second = limits.value_requests_per_second
         self._quota = Quota(per_second, per_second)
+        self._max_waiting_bytes = max_waiting_bytes
         self._most = limits.waiting_value_requests
         # By device, and none for a device of which nothing waits.
         self._waiting: dict[bytes, int] = {}
         self.waiting_bytes = 0
-
-    def __len__(self) -> int:
-        return sum(self._waiting.values())
 
     def enter(self, device_id: bytes, packet: Request, now: float) -> float:
         """Let a request wait, and return 0.0; or return after how many seconds to ask again."""
@@ -46,7 +45,7 @@ class Admission:
             return wait
         waiting = self._waiting.get(device_id, 0)
         size = _size_of(packet)
-        if waiting >= self._most or self.waiting_bytes + size > MAX_WAITING_BYTES:
+        if waiting >= self._most or self.waiting_bytes + size > self._max_waiting_bytes:
             return WAITING_RETRY_SECONDS
         self._waiting[device_id] = waiting + 1
         self.waiting_bytes += size

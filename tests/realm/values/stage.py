@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from abst import codec
 from abst.device_id import DeviceID
 from abst.errors import Code
-from abst.packets import REALM_TO_DEVICE, Error, Packet, parse
+from abst.packets import REALM_TO_DEVICE, Packet, parse
 
 PATIENCE_SECONDS = 20.0
 GROUPS = [DeviceID.of_key(b"group %d" % number) for number in range(3)]
@@ -57,7 +56,6 @@ class Device:
         self.received: list[Packet] = []
         self.overtaking: list[Packet] = []
         self.closed_for: Code | None = None
-        self.requests = itertools.count(1)
 
     def is_joined(self, group: bytes) -> bool:
         return group in self.joined
@@ -79,10 +77,3 @@ class Device:
         """Return what has been received since the last time."""
         taken, self.received = self.received, []
         return taken
-
-    def take_code(self) -> str:
-        """Return the code of the one refusal that has come, in whatever way."""
-        (error,) = self.take() or self.overtaking
-        self.overtaking = []
-        assert isinstance(error, Error), error
-        return error.code

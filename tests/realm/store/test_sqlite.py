@@ -1,0 +1,249 @@
+"""The store's file and its thread: what is refused at the start, and what a full disk does."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import provider
+
+from abst.errors import Code, DatabaseError
+from abst.packets import Error, GetValue, ListValues, PutValue, ValueChanges, ValueFound, ValuePut
+from abst.realm.counters import Counters
+from abst.realm.limits import Limits
+from abst.realm.store.interface import GroupRecord
+from abst.realm.store.sqlite import MAX_GATHERED, SqliteStore, _Job
+from abst.realm.store.tables import KIND, Tables
+from abst.realm.values.values import Values
+from tests.realm.values.stage import GROUPS, NAMES, Device, Turns
+
+GROUP = bytes(GROUPS[0])
+RECORD = GroupRecord(GROUP, 0, b"k" * 32, b"m" * 16)
+
+
+class StoreCase(SynchronousTestCase):
+    """A store in a file of its own."""
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.path = folder / "groups.db"
+        self.turns = Turns()
+
+    def open(self) -> SqliteStore:
+        store = SqliteStore(self.turns, self.path)
+        self.addCleanup(self.close, store)
+        return store
+
+    def close(self, store: SqliteStore) -> None:
+        closed: list[object] = []
+        store.close().addCallback(closed.append)
+        self.turns.run_until(lambda: closed)
+
+    def settle(self, store: SqliteStore) -> bool:
+        answered: list[bool] = []
+        for _ in range(3):
+            answered.clear()
+            store.follow(answered.append)
+            self.turns.run_until(lambda: answered)
+        return answered[0]
+
+    def run_sql(self, store: SqliteStore, sql: str) -> Any:
+        """Have the store's own connection do something."""
+        rows: list[Any] = []
+        store._ask(_Job(lambda tables, _: tables._database.read(sql), None, rows.append, None))
+        self.turns.run_until(lambda: rows)
+        return rows[0]
+
+
+class FileTests(StoreCase):
+    """What is kept, and what is left alone."""
+
+    def test_groups_are_there_when_it_is_opened_again_in_their_newest_epoch(self) -> None:
+        store = self.open()
+        kept: list[bool] = []
+        newer = RECORD._replace(epoch=1, key=b"n" * 32)
+        other = RECORD._replace(group=bytes(GROUPS[1]))
+        for record in (RECORD, other, newer):
+            store.put_group(record, kept.append)
+        self.assertEqual([], kept)
+        self.close(store)  # Which does what has been asked for.
+        self.assertEqual([True] * 3, kept)
+        self.assertEqual({newer, other}, set(self.open().groups()))
+
+    def test_nothing_is_done_after_the_end(self) -> None:
+        store = self.open()
+        self.close(store)
+        store.put_group(RECORD, lambda _: self.fail("answered"))
+        self.assertEqual([], list(self.open().groups()))
+
+    def test_only_its_owner_reads_it(self) -> None:
+        self.addCleanup(os.umask, os.umask(0))
+        self.open()
+        self.assertEqual(0o600, stat.S_IMODE(self.path.stat().st_mode))
+
+    def assert_refused(self, words: str) -> None:
+        before = self.path.read_bytes()
+        problem = self.assertRaises(DatabaseError, SqliteStore, self.turns, self.path)
+        self.assertIn(str(self.path), str(problem))
+        self.assertIn(words, str(problem))
+        self.assertEqual(before, self.path.read_bytes())
+
+    def test_a_damaged_file_is_refused_and_left_alone(self) -> None:
+        self.path.write_bytes(b"SQLite format 3\0" + os.urandom(8000))
+        self.assert_refused("not a usable database")
+
+    def test_a_file_of_something_else_is_refused_and_left_alone(self) -> None:
+        connection = sqlite3.connect(self.path)
+        connection.execute("CREATE TABLE something (else_ TEXT)")
+        connection.commit()
+        connection.close()
+        self.assert_refused("a database of something else")
+
+    def test_a_file_of_a_newer_version_is_refused_and_left_alone(self) -> None:
+        connection = sqlite3.connect(self.path)
+        connection.execute(f"PRAGMA application_id = {KIND}")
+        connection.execute("PRAGMA user_version = 1000")
+        connection.close()
+        self.assert_refused("newer version")
+
+    def test_who_asks_too_much_of_groups_is_told_so(self) -> None:
+        store = self.open()
+        kept: list[bool] = []
+        store._gathered = [_Job(lambda *_: None, None, lambda _: None, None)] * MAX_GATHERED
+        store.put_group(RECORD, kept.append)
+        self.assertEqual([False], kept)
+        store._gathered = []
+
+
+class FullDiskTests(StoreCase):
+    """A disk that takes nothing for a while."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.open()
+        self.counters = Counters()
+        limits = Limits(value_requests_per_second=10**6, waiting_value_requests=10**6)
+        self.values = Values(self.store, limits, self.counters, lambda: 1000.0)
+        self.alice, self.bob = Device(b"alice"), Device(b"bob")
+        self.events: list[LogEvent] = []
+
+        @provider(ILogObserver)
+        def note(event: LogEvent) -> None:
+            if "problem" in event:
+                self.events.append(event)
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+
+    def ask(self, device: Device, *requests: Any) -> list[Any]:
+        for packet in requests:
+            self.values.handle(device, packet, 0.0)
+        self.settle(self.store)
+        return device.take()
+
+    def test_what_is_not_kept_has_not_happened_and_the_realm_goes_on(self) -> None:
+        large = bytes(60_000)
+        (answer,) = self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
+        self.assertEqual(ValuePut(GROUP, 1), answer)
+        pages = self.run_sql(self.store, "PRAGMA page_count")[0][0]
+        self.run_sql(self.store, f"PRAGMA max_page_count = {pages + 20}")
+        answers = self.ask(
+            self.alice,
+            PutValue(GROUP, NAMES[0], b"second"),
+            *(PutValue(GROUP, name, large, request=5) for name in NAMES),
+            GetValue(GROUP, NAMES[0]),
+        )
+        self.assertEqual({Code.NOT_KEPT}, {answer.code for answer in answers})
+        self.assertEqual(10, self.counters.refused_packets[Code.NOT_KEPT])
+        self.assertEqual((8, 5), (answers[1].about, answers[1].request))
+        (event,) = self.events  # However often it happens.
+        self.assertIn("full", event["problem"])
+        # Nothing of that has happened, and what fits is kept.
+        self.assertEqual(
+            [ValueFound(GROUP, NAMES[0], 1, b"first"), ValuePut(GROUP, 2)],
+            self.ask(
+                self.alice,
+                GetValue(GROUP, NAMES[0]),
+                PutValue(GROUP, NAMES[0], b"x", if_revision=1),
+            ),
+        )
+        self.run_sql(self.store, "PRAGMA max_page_count = 1000000")
+        (answer,) = self.ask(self.bob, PutValue(GROUP, NAMES[1], large, if_revision=0))
+        self.assertEqual(ValuePut(GROUP, 3), answer)
+        self.close(self.store)
+        self.store = self.open()
+        self.values = Values(self.store, Limits(), Counters(), lambda: 1000.0)
+        (page,) = self.ask(self.bob, ListValues(GROUP, 0))
+        assert isinstance(page, ValueChanges)
+        self.assertEqual([1, 2, 3], [change[0] for change in page.changes])
+
+    def test_the_bytes_of_all_groups_are_counted_right_afterwards(self) -> None:
+        pages = self.run_sql(self.store, "PRAGMA page_count")[0][0]
+        self.run_sql(self.store, f"PRAGMA max_page_count = {pages}")
+        for group in GROUPS:
+            self.ask(self.alice, *(PutValue(bytes(group), name, bytes(60_000)) for name in NAMES))
+        self.assertEqual(0, self.values._groups.value_bytes)
+        self.run_sql(self.store, "PRAGMA max_page_count = 1000000")
+        self.ask(self.alice, PutValue(GROUP, NAMES[0], bytes(10)))
+        self.ask(self.alice, PutValue(GROUP, NAMES[0], bytes(30)))
+        self.assertEqual(30, self.values._groups.value_bytes)
+
+    def test_what_cannot_be_read_is_said(self) -> None:
+        self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
+        self.run_sql(self.store, "ALTER TABLE change RENAME TO lost")
+        (answer,) = self.ask(self.alice, GetValue(GROUP, NAMES[0], 3))
+        assert isinstance(answer, Error)
+        self.assertEqual((Code.NOT_KEPT, 9, 3), (answer.code, answer.about, answer.request))
+        # Its index is loaded again, which fails too.
+        (answer,) = self.ask(self.alice, PutValue(GROUP, NAMES[0], b"second"))
+        self.assertEqual(Code.NOT_KEPT, answer.code)
+        self.run_sql(self.store, "ALTER TABLE lost RENAME TO change")
+        (answer,) = self.ask(self.alice, GetValue(GROUP, NAMES[0]))
+        self.assertEqual(ValueFound(GROUP, NAMES[0], 1, b"first"), answer)
+
+
+class CommitTests(StoreCase):
+    """What goes into one commit."""
+
+    def test_what_comes_in_one_turn_is_committed_and_answered_at_once(self) -> None:
+        store = self.open()
+        told: list[int] = []
+        kept: list[bool] = []
+        store.told = lambda: told.append(len(kept))
+        for number in range(5):
+            store.put_group(RECORD._replace(epoch=number), kept.append)
+        self.turns.run_until(lambda: told)
+        self.assertEqual([5], told)
+
+    def test_an_answer_that_is_not_taken_keeps_nobody_else_from_theirs(self) -> None:
+        store = self.open()
+        kept: list[bool] = []
+
+        def fail(_: bool) -> None:
+            raise ValueError("unforeseen")
+
+        store.put_group(RECORD, fail)
+        store.put_group(RECORD, kept.append)
+        self.turns.run_until(lambda: kept)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_whatever_goes_wrong_in_the_thread_the_realm_goes_on(self) -> None:
+        store = self.open()
+        kept: list[bool] = []
+
+        def fail(tables: Tables, _: None) -> None:
+            raise ValueError("unforeseen")
+
+        store.put_group(RECORD, kept.append)
+        store._ask(_Job(fail, None, kept.append, False))
+        self.turns.run_until(lambda: len(kept) == 2)
+        self.assertEqual([False, False], kept)
+        store.put_group(RECORD, kept.append)
+        self.turns.run_until(lambda: len(kept) == 3)
+        self.assertTrue(kept[2])

@@ -1,0 +1,389 @@
+"""What a realm refuses, whom it cuts off, and what it forgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from abst import codec, packets
+from abst.errors import Code
+from abst.packets import (
+    MAX_CHANGES,
+    DeleteValue,
+    Error,
+    GetValue,
+    ListValues,
+    Packet,
+    PutValue,
+    ValueChanges,
+    ValueDeleted,
+    ValueFound,
+    ValuePut,
+    WatchingValues,
+    WatchValues,
+)
+from abst.realm.counters import Counters
+from abst.realm.limits import Limits
+from abst.realm.store.interface import Change
+from abst.realm.store.memory import MemoryStore
+from abst.realm.values import answers
+from abst.realm.values.admission import Admission
+from abst.realm.values.groups import Groups
+from abst.realm.values.values import Values
+from tests.realm.values.stage import GROUPS, NAMES, Device
+
+GROUP = bytes(GROUPS[0])
+OTHER = bytes(GROUPS[1])
+
+
+class HeldStore(MemoryStore):
+    """A store whose disk is slow: nothing is answered before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Any] = []
+
+    def add(self, addition: Any, done: Any) -> None:
+        self.held.append(lambda: MemoryStore.add(self, addition, done))
+
+    def follow(self, done: Any) -> None:
+        self.held.append(lambda: MemoryStore.follow(self, done))
+
+    def release(self) -> None:
+        while self.held:
+            self.held.pop(0)()
+
+
+class ValuesCase(SynchronousTestCase):
+    """One realm, and what is asked of it."""
+
+    def make(self, store: MemoryStore | None = None, **limits: Any) -> Values:
+        self.wall = 1000.0
+        self.counters = Counters()
+        self.store = store or MemoryStore()
+        limits = {"value_requests_per_second": 10**6, **limits}
+        self.values = Values(self.store, Limits(**limits), self.counters, lambda: self.wall)
+        self.alice, self.bob = Device(b"alice"), Device(b"bob")
+        return self.values
+
+    def ask(self, packet: Any, device: Device | None = None, now: float = 0.0) -> None:
+        self.values.handle(device or self.alice, packet, now)
+
+    def put(self, name: int = 0, size: int = 10, group: bytes = GROUP, **fields: Any) -> None:
+        self.ask(PutValue(group, NAMES[name], bytes(size), **fields))
+
+    def assert_refused(self, code: Code, about: int, **fields: Any) -> None:
+        (error,) = self.alice.take() or self.alice.overtaking
+        self.alice.overtaking.clear()
+        assert isinstance(error, Error), error
+        self.assertEqual((code, about, GROUP), (error.code, error.about, error.peer_group))
+        for name, value in fields.items():
+            self.assertEqual(value, getattr(error, name))
+
+
+class RefusalTests(ValuesCase):
+    """Who may do what, and how much."""
+
+    def test_the_limits_that_are_told_are_those_of_the_specification(self) -> None:
+        told = self.make(group_values=7).limits_told()
+        names = "value_bytes values bytes changes requests_per_second waiting_requests"
+        self.assertEqual(set(names.split()), set(told))
+        self.assertEqual((7, 65536), (told["values"], told["value_bytes"]))
+
+    def test_who_has_not_joined_gets_nothing(self) -> None:
+        self.make()
+        self.put()
+        self.alice.take()
+        self.alice.joined.clear()
+        requests: list[Any] = [
+            PutValue(GROUP, NAMES[0], b"x", request=1),
+            GetValue(GROUP, NAMES[0], 1),
+            DeleteValue(GROUP, NAMES[0], b"x", request=1),
+            ListValues(GROUP, 0, 1),
+            WatchValues(GROUP, request=1),
+        ]
+        for packet in requests:
+            self.ask(packet)
+            self.assert_refused(Code.NOT_JOINED, packet.packet_id, request=1)
+        self.assertEqual(5, self.counters.refused_packets[Code.NOT_JOINED])
+        self.alice.joined.add(GROUP)
+        self.ask(ListValues(GROUP, 0))
+        (page,) = self.alice.take()
+        assert isinstance(page, ValueChanges)
+        self.assertEqual(1, page.revision)
+
+    def test_the_largest_value_and_one_byte_more(self) -> None:
+        self.make(value_bytes=100)
+        self.put(size=100 + 2048)
+        self.assertEqual([ValuePut(GROUP, 1)], self.alice.take())
+        self.put(size=100 + 2048 + 1)
+        self.assert_refused(Code.VALUES_FULL, 8)
+
+    def test_a_group_has_so_many_values_and_no_more(self) -> None:
+        self.make(group_values=2)
+        for name in (0, 1, 0):
+            self.put(name)
+        self.alice.take()
+        self.put(2)
+        self.assert_refused(Code.VALUES_FULL, 8)
+        self.ask(DeleteValue(GROUP, NAMES[0], b"gone"))
+        self.put(2)
+        self.assertEqual([ValueDeleted(GROUP, 4), ValuePut(GROUP, 5)], self.alice.take())
+
+    def test_all_groups_together_have_so_many_bytes(self) -> None:
+        self.make(all_values_bytes=100)
+        self.put(size=60)
+        self.put(size=40, group=OTHER)
+        self.alice.take()
+        self.put(1, size=1)
+        self.assert_refused(Code.VALUES_FULL, 8)
+        self.put(size=30)
+        self.put(1, size=20, group=OTHER)
+        self.assertEqual([ValuePut(GROUP, 2), ValuePut(OTHER, 2)], self.alice.take())
+        # A realm that is started again knows how much there is.
+        self.values = Values(
+            self.store, Limits(all_values_bytes=100), Counters(), lambda: self.wall
+        )
+        self.put(1, size=11)
+        self.assert_refused(Code.VALUES_FULL, 8)
+        self.put(1, size=10)
+        self.assertEqual([ValuePut(GROUP, 3)], self.alice.take())
+
+    def test_what_is_full_can_still_be_made_less(self) -> None:
+        self.make(group_bytes=100, value_bytes=100)
+        self.put(size=100)
+        self.put(1, size=0)
+        self.alice.take()
+        self.values = Values(self.store, Limits(group_bytes=50), Counters(), lambda: self.wall)
+        self.put(size=100)
+        self.put(size=90)
+        self.ask(DeleteValue(GROUP, NAMES[0], bytes(2048)))
+        self.assertEqual(
+            [ValuePut(GROUP, 3), ValuePut(GROUP, 4), ValueDeleted(GROUP, 5)], self.alice.take()
+        )
+
+    def test_the_word_that_something_is_deleted_is_short(self) -> None:
+        self.make()
+        self.put()
+        self.alice.take()
+        self.ask(DeleteValue(GROUP, NAMES[0], bytes(2049)))
+        self.assert_refused(Code.VALUES_FULL, 10)
+
+    def test_a_device_may_ask_so_often(self) -> None:
+        self.make(value_requests_per_second=3)
+        for _ in range(3):
+            self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertEqual(3, len(self.alice.take()))
+        self.ask(GetValue(GROUP, NAMES[0], 7), now=0.1)
+        (error,) = self.alice.overtaking
+        assert isinstance(error, Error)
+        self.assertEqual((Code.RATE_LIMITED, 7), (error.code, error.request))
+        assert error.retry_after is not None
+        self.assertAlmostEqual(0.7 / 3, error.retry_after)
+        self.ask(GetValue(GROUP, NAMES[0]), now=0.1 + error.retry_after + 0.01)
+        self.assertEqual(1, len(self.alice.take()))
+
+    def test_a_device_may_wait_for_so_much(self) -> None:
+        store = HeldStore()
+        self.make(store, waiting_value_requests=2)
+        self.put(0)
+        self.put(1)
+        self.put(2)
+        self.assert_refused(Code.RATE_LIMITED, 8, retry_after=1.0)
+        self.ask(PutValue(GROUP, NAMES[3], b"x"), self.bob)
+        store.release()
+        self.assertEqual([ValuePut(GROUP, 3)], self.bob.take())
+        self.assertEqual(2, len(self.alice.take()))
+        self.put(2)
+        store.release()
+        self.assertEqual([ValuePut(GROUP, 4)], self.alice.take())
+
+    def test_all_devices_together_may_wait_for_so_much(self) -> None:
+        waiting = Admission(Limits(), max_waiting_bytes=3000)
+        first = PutValue(GROUP, NAMES[0], bytes(2000))
+        second = PutValue(GROUP, NAMES[0], bytes(600))
+        self.assertEqual(0.0, waiting.enter(b"alice", first, 0.0))
+        self.assertEqual(1.0, waiting.enter(b"bob", second, 0.0))
+        waiting.leave(b"alice", first)
+        self.assertEqual(0.0, waiting.enter(b"bob", second, 0.0))
+        waiting.leave(b"bob", second)
+        self.assertEqual(0, waiting.waiting_bytes)
+
+
+class QueueTests(ValuesCase):
+    """Devices that do not read."""
+
+    def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_are_told(self) -> None:
+        self.make()
+        self.ask(WatchValues(GROUP))
+        self.ask(WatchValues(GROUP), self.bob)
+        self.alice.take()
+        self.alice.room = 10
+        self.ask(PutValue(GROUP, NAMES[0], b"x"), self.bob)
+        self.assertEqual(Code.STALLED, self.alice.closed_for)
+        kinds = [type(packet) for packet in self.bob.take()]
+        self.assertEqual([WatchingValues, ValueChanges, ValuePut], kinds)
+
+    def test_who_puts_and_does_not_read_is_cut_off(self) -> None:
+        self.make()
+        self.alice.room = 10
+        self.put()
+        self.assertEqual(Code.STALLED, self.alice.closed_for)
+
+    def test_an_answer_that_does_not_fit_is_refused(self) -> None:
+        self.make()
+        self.put()
+        self.alice.take()
+        requests: list[Any] = [
+            GetValue(GROUP, NAMES[0], 5),
+            GetValue(GROUP, NAMES[1], 5),
+            ListValues(GROUP, 0, 5),
+        ]
+        for packet in requests:
+            self.alice.room = 10
+            self.ask(packet)
+            self.assert_refused(Code.QUEUE_FULL, packet.packet_id, request=5)
+        self.assertIsNone(self.alice.closed_for)
+
+    def test_who_leaves_before_a_watch_is_answered_is_told_nothing(self) -> None:
+        store = HeldStore()
+        self.make(store)
+        self.put()
+        self.ask(WatchValues(GROUP), self.bob)
+        self.bob.joined.clear()
+        self.values.leave(self.bob, GROUP)
+        store.release()
+        self.put()
+        store.release()
+        self.assertEqual([WatchingValues], [type(packet) for packet in self.bob.take()])
+
+
+class OrderTests(ValuesCase):
+    """What is said when."""
+
+    def test_what_is_known_of_a_change_is_said_after_the_change(self) -> None:
+        store = HeldStore()
+        self.make(store)
+        self.ask(WatchValues(GROUP), self.bob)
+        self.bob.take()
+        self.put()
+        self.ask(PutValue(GROUP, NAMES[0], b"", if_revision=0), self.bob)
+        self.ask(DeleteValue(GROUP, NAMES[1], b""), self.bob)
+        self.ask(WatchValues(GROUP), self.bob)
+        self.assertEqual(([], []), (self.bob.take(), self.alice.take()))
+        store.release()
+        kinds = [type(packet) for packet in self.bob.take()]
+        self.assertEqual([ValueChanges, Error, ValueDeleted, WatchingValues], kinds)
+
+    def test_many_times_that_are_over_at_once_are_told_in_packets_that_fit(self) -> None:
+        self.make()
+        count = MAX_CHANGES + 10
+        for number in range(count):
+            self.ask(PutValue(GROUP, number.to_bytes(32, "big"), b"x", seconds=5))
+        self.ask(WatchValues(GROUP), self.bob)
+        self.bob.take()
+        self.wall += 5
+        due = self.values.next_deadline()
+        self.assertEqual(5.0, due)
+        self.values.handle_deadline(5.0)
+        pages = self.bob.take()
+        sizes = []
+        for page in pages:
+            assert isinstance(page, ValueChanges)
+            sizes.append((len(page.changes), page.revision))
+        self.assertEqual([(MAX_CHANGES, count + MAX_CHANGES), (10, 2 * count)], sizes)
+        self.assertIsNone(self.values.next_deadline())
+
+    def test_a_time_beyond_all_times_is_kept(self) -> None:
+        self.make()
+        self.put(seconds=2**63 - 1)
+        self.wall += 10.0**9
+        self.values.handle_deadline(10.0**9)
+        self.alice.take()
+        self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertEqual([ValueFound(GROUP, NAMES[0], 1, bytes(10))], self.alice.take())
+
+
+class MemoryTests(SynchronousTestCase):
+    """How much is in memory."""
+
+    def test_groups_make_room_for_each_other_and_their_times_go_on(self) -> None:
+        store = MemoryStore()
+        self.groups = Groups(store, lambda _: None, max_names=20)
+        first, second = (self.groups.use(bytes(group)) for group in GROUPS[:2])
+        self.groups.load(first)
+        assert first.index is not None
+        first.index.put(NAMES[0], b"x", 500)
+        self.groups.account(first)
+        self.groups.load(second)
+        self.assertEqual((None, 1), (first.index, len(self.groups)))
+        self.assertEqual(500, self.groups.next_due)
+        self.assertEqual([], self.groups.take_due(499))
+        (due,) = self.groups.take_due(500)
+        self.assertEqual(first.group_id, due.group_id)
+
+    def test_a_group_with_which_something_goes_on_stays(self) -> None:
+        groups = Groups(MemoryStore(), lambda _: None, max_names=20)
+        first, second = (groups.use(bytes(group)) for group in GROUPS[:2])
+        first.pending = 1
+        groups.load(first)
+        groups.load(second)
+        self.assertEqual((True, None), (first.index is not None, second.index))
+
+
+class AnswerTests(SynchronousTestCase):
+    """The bytes are those of the packets."""
+
+    def test_answers_are_what_the_codec_makes_of_the_packets(self) -> None:
+        name, digest, head = NAMES[0], bytes(32), b"h" * 32
+        change = Change(7, name, digest, head, b"sealed")
+        gone = Change(8, name, digest, head, None)
+        row = [7, name, digest, b"sealed"]
+        for request in (None, 0, 200, 2**63 - 1):
+            pairs: list[tuple[bytes, Packet]] = [
+                (answers.changed(8, GROUP, 70000, request), ValuePut(GROUP, 70000, request)),
+                (answers.changed(10, GROUP, 0, request), ValueDeleted(GROUP, 0, request)),
+                (
+                    answers.found(GROUP, name, 3, b"", request),
+                    ValueFound(GROUP, name, 3, b"", request),
+                ),
+                (
+                    answers.found(GROUP, name, 0, None, request),
+                    ValueFound(GROUP, name, 0, None, request),
+                ),
+                (
+                    answers.watching(GROUP, 9, head, request),
+                    WatchingValues(GROUP, 9, head, request),
+                ),
+                (
+                    answers.changes(
+                        GROUP, 8, head, [change, gone], request, floor=1, floor_head=head, more=True
+                    ),
+                    ValueChanges(
+                        GROUP, 8, head, [row, [8, name, digest, None]], 1, head, True, request
+                    ),
+                ),
+                (
+                    answers.changes(GROUP, 8, head, [], request),
+                    ValueChanges(GROUP, 8, head, [], request=request),
+                ),
+            ]
+            for found, packet in pairs:
+                self.assertEqual(codec.encode(packet), found)
+
+    def test_the_largest_value_fits_its_packets(self) -> None:
+        change = Change(
+            2**63 - 1, NAMES[0], bytes(32), bytes(32), bytes(packets.MAX_SEALED_VALUE_BYTES)
+        )
+        page = answers.changes(
+            GROUP,
+            2**63 - 1,
+            bytes(32),
+            [change],
+            2**63 - 1,
+            floor=2**63 - 1,
+            floor_head=bytes(32),
+            more=True,
+        )
+        self.assertLessEqual(len(page), packets.MAX_VALUE_PACKET_BYTES)
