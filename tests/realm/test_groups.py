@@ -25,7 +25,7 @@ from abst.packets import (
     PutValue,
     StillHere,
 )
-from abst.realm.client import Client
+from abst.realm.client import Client, ValueRequest
 from abst.realm.groups import MAX_WAITING_MOVES
 from abst.realm.limits import Limits
 from abst.realm.news import MAX_WAITING_ANSWERS
@@ -342,10 +342,10 @@ class RecordingValues:
     """
 
     def __init__(self) -> None:
-        self.handled: list[tuple[Client, Packet]] = []
+        self.handled: list[tuple[Client, ValueRequest]] = []
         self.left: list[tuple[bytes | None, bytes, bool]] = []
 
-    def handle(self, client: Client, packet: Packet, now: float) -> None:
+    def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Keep a packet."""
         self.handled.append((client, packet))
 
@@ -356,6 +356,13 @@ class RecordingValues:
     def limits_told(self) -> dict[str, float]:
         """Return a limit."""
         return {"values": 5.0}
+
+    def next_deadline(self) -> float | None:
+        """Wait for nothing."""
+        return None
+
+    def handle_deadline(self, now: float) -> None:
+        """Do nothing."""
 
 
 class NewsTests(GroupsTestCase):
