@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from abst.errors import Code
-from abst.packets import Packet
+from abst.packets import DeleteValue, GetValue, ListValues, Packet, PutValue, WatchValues
+
+ValueRequest = PutValue | GetValue | DeleteValue | ListValues | WatchValues
 
 
 class Client(Protocol):
@@ -40,7 +42,7 @@ class Client(Protocol):
 class GroupValues(Protocol):
     """What answers packets about the values of peer groups."""
 
-    def handle(self, client: Client, packet: Packet, now: float) -> None:
+    def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Answer one of the packets 8 to 12."""
 
     def leave(self, client: Client, group: bytes) -> None:
@@ -48,3 +50,9 @@ class GroupValues(Protocol):
 
     def limits_told(self) -> dict[str, float]:
         """Return the limits that members have to know."""
+
+    def next_deadline(self) -> float | None:
+        """Return when ``handle_deadline`` wants to be called, or None."""
+
+    def handle_deadline(self, now: float) -> None:
+        """Drop the values whose time is over."""

@@ -25,16 +25,21 @@ from abst.packets import (
     BackHeartbeat,
     ConnectToDevice,
     CreateGroup,
+    DeleteValue,
     Error,
     FindWindow,
+    GetValue,
     GroupMessage,
     Hello,
     HereInGroup,
     JoinGroup,
     LeaveGroup,
     Leg,
+    ListValues,
     OpenWindow,
+    PutValue,
     Send,
+    WatchValues,
     WindowFound,
     WindowOpened,
 )
@@ -142,11 +147,17 @@ class Realm:
 
     def next_deadline(self) -> float | None:
         """Return when ``handle_deadline`` wants to be called, or None."""
-        return self.deadlines.next()
+        due = self.deadlines.next()
+        value_due = None if self.values is None else self.values.next_deadline()
+        if due is None or value_due is None:
+            return value_due if due is None else due
+        return min(due, value_due)
 
     def handle_deadline(self, now: float) -> None:
-        """Close what was silent or did not read for too long."""
+        """Close what was silent or did not read for too long; drop values whose time is over."""
         self.deadlines.run_due(now)
+        if self.values is not None:
+            self.values.handle_deadline(now)
 
     def announce_restart(self) -> None:
         """Tell every device that the realm stops, and when to come back, spread at random."""
@@ -614,6 +625,9 @@ class Conversation:
             case GroupMessage() as message:
                 self._check_source(message.source_device)
                 self._publish(raw, 1, message.peer_group)
+            case PutValue() | GetValue() | DeleteValue() | ListValues() | WatchValues() as wanted:
+                assert realm.values is not None
+                realm.values.handle(self, wanted, now)
             case CreateGroup() | JoinGroup() | HereInGroup() | LeaveGroup() as wanted:
                 realm.groups.handle(self, wanted, now)
             case OpenWindow() as wanted:
@@ -626,8 +640,6 @@ class Conversation:
             case Error(code=Code.CIRCUIT_REFUSED, circuit=bytes(circuit)):
                 assert self.device_id is not None
                 realm.circuits.refuse(circuit, self.device_id)
-            case about_values if packet_id in VALUE_PACKET_IDS and realm.values is not None:
-                realm.values.handle(self, about_values, now)
 
     def _is_known(self, packet_id: int) -> bool:
         if packet_id in VALUE_PACKET_IDS:

@@ -10,6 +10,8 @@ import itertools
 import math
 import os
 import random
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.interfaces import IHandshakeListener
@@ -31,6 +33,7 @@ from abst.realm.plain import PlainConnection
 from abst.realm.splicing import CAN_SPLICE, join_by_splicing
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
+from abst.realm.values.values import Values
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
 
@@ -202,6 +205,7 @@ class RealmFactory(Factory):
         splices: whether the kernel joins the legs of circuits, where it can.
         pipes: how many pipes it may have for that.
         store: what it keeps over restarts; without one it keeps nothing.
+        wall: returns the seconds since 1970, by which the times of values are measured.
 
     Attributes:
         newcomers: connections without TLS whose first packet has not come whole.
@@ -222,11 +226,13 @@ class RealmFactory(Factory):
         splices: bool = True,
         pipes: int = MAX_PIPES,
         store: Store | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.identity = identity
         store = store or MemoryStore()
         self.realm = Realm(limits or Limits(), os.urandom, random.random, store=store)
         store.told = self.settle
+        self.realm.values = Values(store, self.realm.limits, self.realm.counters, wall)
         self.now = reactor.seconds
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor

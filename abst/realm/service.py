@@ -1,4 +1,4 @@
-"""The realm as a Twisted service: state folder, identity, ports, address, orderly stop."""
+"""The realm as a Twisted service: state folder, identity, store, ports, address, orderly stop."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from abst.realm.config import Config
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
 from abst.realm.protocol import RealmFactory, hard_limit_of
+from abst.realm.store.sqlite import SqliteStore
 
 IDENTITY_FILE = "identity.pem"
+STORE_FILE = "groups.db"
 ADDRESS_FILE = "address"
 GOODBYE_SECONDS = 3.0
 
@@ -77,11 +79,12 @@ class RealmService(Service):
         self._write = write
         self._endpoint_of = endpoint_of
         self._ports: list[IListeningPort] = []
+        self._store: SqliteStore | None = None
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
 
     def startService(self) -> None:
-        """Open the state folder, load or make the identity, listen, and print the address.
+        """Open the state folder with the identity and the store, listen, and print the address.
 
         Raises:
             SystemExit: something is in the way; the text says what.
@@ -99,6 +102,7 @@ class RealmService(Service):
                 certificate_file=None if config.certificate is None else str(config.certificate),
                 key_file=None if config.key is None else str(config.key),
                 pipes=pipes,
+                store=self._open_store(),
             )
         except (AbstError, OSError, ValueError) as error:
             raise SystemExit(f"abst-realm: {error}") from None
@@ -110,6 +114,10 @@ class RealmService(Service):
             raise SystemExit(f"abst-realm: {problems[0].value}") from None
         if not starting.called:
             starting.addCallback(lambda _: self._give_up(problems))
+
+    def _open_store(self) -> SqliteStore:
+        self._store = SqliteStore(self._reactor, self._config.state / STORE_FILE)
+        return self._store
 
     def _affordable(self, limits: Limits) -> tuple[Limits, int]:
         """Return the limits that the system's own limit of open files leaves, and of pipes."""
@@ -162,9 +170,13 @@ class RealmService(Service):
         closing = [port.stopListening() for port in self._ports]
         self._ports = []
         await DeferredList([item for item in closing if item is not None], consumeErrors=True)
-        factory = self.factory
-        if factory is None:
-            return
+        if self.factory is not None:
+            await self._part(self.factory)
+        if self._store is not None:
+            await self._store.close()
+
+    async def _part(self, factory: RealmFactory) -> None:
+        """Tell every device when to come back, and wait until they are gone."""
         factory.stop()
         waited = 0.0
         while not factory.is_idle and waited < GOODBYE_SECONDS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,12 +22,14 @@ from abst.realm.pipes import MAX_PIPES
 from abst.realm.protocol import hard_limit_of
 from abst.realm.service import (
     IDENTITY_FILE,
+    STORE_FILE,
     RealmService,
     files_for,
     limits_within,
     make_state_folder,
     reachable_host,
 )
+from abst.realm.store.interface import GroupRecord
 
 
 class Reactor(MemoryReactorClock):
@@ -33,8 +37,20 @@ class Reactor(MemoryReactorClock):
 
     stopped = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
     def stop(self) -> None:
         self.stopped = True
+
+    def callFromThread(self, function: Callable[..., object], *arguments: Any) -> None:
+        self._calls.put(lambda: function(*arguments))
+
+    def run_until(self, is_done: Callable[[], bool]) -> None:
+        """Make the calls that other threads ask for, until something is so."""
+        while not is_done():
+            self._calls.get(timeout=20)()
 
 
 class SlowEndpoint:
@@ -109,7 +125,7 @@ class RealmServiceTests(SynchronousTestCase):
     def test_it_stops_in_order_with_and_without_devices(self) -> None:
         service = self.service()
         service.startService()
-        self.assertIsNone(self.successResultOf(service.stopService()))
+        self.stop(service)
         never_started = self.service()
         self.assertIsNone(self.successResultOf(never_started.stopService()))
 
@@ -118,10 +134,42 @@ class RealmServiceTests(SynchronousTestCase):
         service.startService()
         assert service.factory is not None
         service.factory.realm.open(None, 0.0)  # One that never ends.
-        stopping = service.stopService()
+        stopped: list[object] = []
+        service.stopService().addCallback(stopped.append)
         for _ in range(100):
             self.reactor.advance(0.05)
-        self.assertIsNone(self.successResultOf(stopping))
+        self.reactor.run_until(lambda: bool(stopped))
+        self.assertEqual([None], stopped)
+
+    def stop(self, service: RealmService) -> None:
+        stopped: list[object] = []
+        service.stopService().addCallback(stopped.append)
+        self.reactor.run_until(lambda: bool(stopped))
+        self.assertEqual([None], stopped)
+
+    def test_what_is_asked_of_the_store_at_the_end_is_kept(self) -> None:
+        service = self.service()
+        service.startService()
+        assert service.factory is not None
+        kept: list[bool] = []
+        record = GroupRecord(b"g" * 16, 3, b"k" * 32, b"m" * 16)
+        service.factory.realm.store.put_group(record, kept.append)
+        self.stop(service)
+        self.assertEqual([True], kept)
+        self.assertEqual(0o600, (self.state / STORE_FILE).stat().st_mode & 0o777)
+        service = self.service()
+        service.startService()
+        assert service.factory is not None
+        self.assertEqual([record], list(service.factory.realm.store.groups()))
+        self.stop(service)
+
+    def test_a_store_that_is_none_ends_the_start_and_is_left_alone(self) -> None:
+        self.state.mkdir()
+        (self.state / STORE_FILE).write_bytes(b"somebody's notes, and no database at all" * 30)
+        error = self.assertRaises(SystemExit, self.service().startService)
+        self.assertIn(f"abst-realm: {self.state / STORE_FILE}: not a usable", str(error.code))
+        self.assertNotIn("\n", str(error.code))
+        self.assertIn("notes", self.read(STORE_FILE))
 
 
 class StateFolderTests(SynchronousTestCase):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from abst.packets import DeleteValue, PutValue
+from abst.realm.client import ValueRequest
 from abst.realm.limits import Limits
 from abst.realm.quota import Quota
-from abst.realm.values.client import Request
 
 REQUEST_BYTES: Final = 512
 """What a request that waits takes, beside the value in it."""
@@ -38,7 +38,7 @@ class Admission:
         self._waiting: dict[bytes, int] = {}
         self.waiting_bytes = 0
 
-    def enter(self, device_id: bytes, packet: Request, now: float) -> float:
+    def enter(self, device_id: bytes, packet: ValueRequest, now: float) -> float:
         """Let a request wait, and return 0.0; or return after how many seconds to ask again."""
         wait = self._quota.take(device_id, now)
         if wait:
@@ -51,7 +51,7 @@ class Admission:
         self.waiting_bytes += size
         return 0.0
 
-    def leave(self, device_id: bytes, packet: Request) -> None:
+    def leave(self, device_id: bytes, packet: ValueRequest) -> None:
         """Note that a request is about to be answered."""
         self.waiting_bytes -= _size_of(packet)
         left = self._waiting[device_id] - 1
@@ -61,7 +61,7 @@ class Admission:
             del self._waiting[device_id]
 
 
-def _size_of(packet: Request) -> int:
+def _size_of(packet: ValueRequest) -> int:
     if isinstance(packet, (PutValue, DeleteValue)):
         return REQUEST_BYTES + len(packet.value)
     return REQUEST_BYTES

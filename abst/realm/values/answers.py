@@ -13,8 +13,8 @@ import msgpack
 
 from abst.errors import MEANINGS, Code
 from abst.packets import Error, ValueChanges, ValueFound, WatchingValues
+from abst.realm.client import ValueRequest
 from abst.realm.store.interface import Change
-from abst.realm.values.client import Request
 
 # A map of three or four keys, of which the first two are packet_id and request.
 _WITH_REQUEST: Final = {number: b"\x84\xa9packet_id%c\xa7request" % number for number in range(32)}
@@ -68,7 +68,7 @@ def watching(group: bytes, revision: int, head: bytes, request: int | None) -> b
     )
 
 
-def refused(code: Code, packet: Request, retry_after: float | None = None) -> Error:
+def refused(code: Code, packet: ValueRequest, retry_after: float | None = None) -> Error:
     """Return the Error that answers a request."""
     return Error(
         str(code),

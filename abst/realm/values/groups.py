@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from abst.realm.client import Client, ValueRequest
 from abst.realm.store.interface import History, Store
-from abst.realm.values.client import Client, Request
 from abst.realm.values.history import NO_HASH
 from abst.realm.values.index import Index
 
@@ -58,7 +58,7 @@ class Group:
     def __init__(self, group_id: bytes) -> None:
         self.group_id = group_id
         self.index: Index | None = None
-        self.waiting: list[tuple[Client, Request]] = []
+        self.waiting: list[tuple[Client, ValueRequest]] = []
         self.pending = 0
         self.watchers: dict[Client, None] = {}
         self.told_revision = 0

@@ -15,12 +15,12 @@ from typing import Final
 from abst import codec
 from abst.errors import Code
 from abst.packets import MAX_CHANGES, DeleteValue, GetValue, ListValues, PutValue, WatchValues
+from abst.realm.client import Client, ValueRequest
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
 from abst.realm.store.interface import MAX_REVISION, Addition, Change, Page, Store
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
-from abst.realm.values.client import Client, Request
 from abst.realm.values.groups import MAX_NAMES, Group, Groups
 from abst.realm.values.index import Entry, Index, Plan
 
@@ -76,7 +76,7 @@ class Values:
             "waiting_requests": limits.waiting_value_requests,
         }
 
-    def handle(self, client: Client, packet: Request, now: float) -> None:
+    def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Take a request."""
         self._offset = now - self._wall()
         if not client.is_joined(packet.peer_group):
@@ -129,7 +129,7 @@ class Values:
             else:
                 self._take(group, group.index, client, packet)
 
-    def _take(self, group: Group, index: Index, client: Client, packet: Request) -> None:
+    def _take(self, group: Group, index: Index, client: Client, packet: ValueRequest) -> None:
         if index.next_due < math.inf:
             self._expire(group, index)
         match packet:
@@ -305,7 +305,7 @@ class Values:
         self._answer_large(client, packet, answer)
 
     def _follow(
-        self, group: Group, client: Client, packet: Request, say: Callable[[], None]
+        self, group: Group, client: Client, packet: ValueRequest, say: Callable[[], None]
     ) -> None:
         """Say something once what was decided before it is safe."""
         group.pending += 1
@@ -315,16 +315,18 @@ class Values:
         else:
             self._store.follow(done)
 
-    def _follow_refused(self, group: Group, client: Client, packet: Request, code: Code) -> None:
+    def _follow_refused(
+        self, group: Group, client: Client, packet: ValueRequest, code: Code
+    ) -> None:
         self._follow(group, client, packet, partial(self._answer_refused, client, packet, code))
 
     def _followed(
-        self, group: Group, client: Client, packet: Request, say: Callable[[], None], ok: bool
+        self, group: Group, client: Client, packet: ValueRequest, say: Callable[[], None], ok: bool
     ) -> None:
         if self._is_kept(group, client, packet, ok):
             say()
 
-    def _is_kept(self, group: Group, client: Client, packet: Request, ok: bool) -> bool:
+    def _is_kept(self, group: Group, client: Client, packet: ValueRequest, ok: bool) -> bool:
         """Note that the store has answered; when it has failed, say so."""
         group.pending -= 1
         self._release(client, packet)
@@ -339,7 +341,7 @@ class Values:
         self._groups.undo(group)
         self._groups.forget_unused(group)
 
-    def _release(self, client: Client, packet: Request) -> None:
+    def _release(self, client: Client, packet: ValueRequest) -> None:
         """Note that a request waits no more."""
         device_id = client.device_id
         assert device_id is not None
@@ -358,17 +360,17 @@ class Values:
         if not client.deliver_own(answer):
             client.close(Code.STALLED, "it does not read what it has asked for")
 
-    def _answer_large(self, client: Client, packet: Request, answer: bytes) -> None:
+    def _answer_large(self, client: Client, packet: ValueRequest, answer: bytes) -> None:
         if not client.deliver_own(answer):
             self._refuse(client, packet, Code.QUEUE_FULL)
 
-    def _answer_refused(self, client: Client, packet: Request, code: Code) -> None:
+    def _answer_refused(self, client: Client, packet: ValueRequest, code: Code) -> None:
         """Refuse what is known only with the answers that are in front of it."""
         self._counters.refused_packets[code] += 1
         self._answer(client, codec.encode(answers.refused(code, packet)))
 
     def _refuse(
-        self, client: Client, packet: Request, code: Code, retry_after: float | None = None
+        self, client: Client, packet: ValueRequest, code: Code, retry_after: float | None = None
     ) -> None:
         """Refuse at once."""
         self._counters.refused_packets[code] += 1

@@ -70,7 +70,7 @@ class Device:
     def tell(self, packet: Packet) -> None:
         self.overtaking.append(parse(codec.decode(codec.encode(packet)), REALM_TO_DEVICE))
 
-    def close(self, code: Code, reason: str = "") -> None:
+    def close(self, code: Code, reason: str = "", *, retry_after: float | None = None) -> None:
         self.closed_for = code
 
     def take(self) -> list[Packet]:
