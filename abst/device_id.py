@@ -15,6 +15,8 @@ DEVICE_ID_BYTES = 16
 # uuid.UUID takes more: "urn:uuid:", braces, hyphens anywhere, and whatever int() takes for digits.
 _TEXT = re.compile("-".join(f"[0-9a-f]{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 
+_ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
 
 class DeviceID(bytes):
     """The 16 bytes of a device's ID; equal to, and hashed as, those bytes.
@@ -64,6 +66,11 @@ class DeviceID(bytes):
     def short(self) -> str:
         """The first eight digits: enough for a log line, too little to address a device."""
         return self[:4].hex()
+
+
+def subject_public_key_info(raw_key: bytes) -> bytes:
+    """Return the DER SubjectPublicKeyInfo (RFC 8410) of a raw Ed25519 public key of 32 bytes."""
+    return _ED25519_PREFIX + raw_key
 
 
 def is_device_id(value: object) -> bool:

@@ -39,6 +39,7 @@ from abst.packets import Error
 from abst.realm.circuits import Circuit, Leg, Seat
 from abst.realm.conversation import Conversation, Realm, State
 from abst.realm.limits import Limits
+from abst.realm.values.values import Values
 from abst.testing.pipes import MemoryPipe, memory_pipes
 
 
@@ -56,7 +57,11 @@ class MemoryRealm:
         self.relayed = bytearray()
         self._clock = clock
         self._random = random.Random(seed)
+        # Groups and their values outlive ``stop``, as they do on a realm's disk.
         self.realm = Realm(limits or Limits(), self._random.randbytes, self._random.random)
+        self.realm.values = Values(
+            self.realm.store, self.realm.limits, self.realm.counters, clock.seconds
+        )
         self._timer: Any = None
         self._is_on = True
         self._links: list[MemoryLink] = []

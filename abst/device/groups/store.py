@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from abst.database import Database
-from abst.packets import HASH_BYTES, SEED_BYTES
+from abst.device_id import DEVICE_ID_BYTES
+from abst.packets import SEED_BYTES
 
 
 class SavedReader(NamedTuple):
@@ -23,19 +24,25 @@ class SavedReader(NamedTuple):
 
 
 class SavedValue(NamedTuple):
-    """The last change of a name that this device has checked.
+    """What this device knows of a name: its last change, and the sealed value.
 
     Attributes:
         hidden_name: the name as the realm sees it.
-        revision: the change's number.
-        sha256: of the sealed value; zero bytes when its time was over.
+        change: the fields of its ``LastChange``, encoded.
         sealed: the sealed value; None when there is none.
     """
 
     hidden_name: bytes
-    revision: int
-    sha256: bytes
+    change: bytes
     sealed: bytes | None
+
+
+class SavedStep(NamedTuple):
+    """One of the newest changes of a group's values: the history after it, and its own hash."""
+
+    revision: int
+    head: bytes
+    digest: bytes
 
 
 @dataclass(slots=True)
@@ -50,11 +57,13 @@ class SavedGroup:
         seeds: of all epochs, from 0 on.
         next_seed: of the epoch to which this device is about to move the group, or None.
         stream: the last number of a stream of messages that this device has used.
+        offered: devices that this one has added, and that have not answered yet.
         entries: the roster.
         readers: which messages of the other members were taken.
-        revision: the newest change of the values that was checked.
-        head: the hash of the history up to there.
-        values: the last change of each name.
+        history: what was checked of the values, encoded, but for what ``values`` and ``steps``
+            have; None when nothing was.
+        values: what is known of each name.
+        steps: the newest changes.
         checked_at: when this device has last heard from the realm how the values stand, in seconds
             since 1970; None for never.
     """
@@ -66,11 +75,12 @@ class SavedGroup:
     seeds: tuple[bytes, ...]
     next_seed: bytes | None = None
     stream: int = 0
+    offered: tuple[bytes, ...] = ()
     entries: list[bytes] = field(default_factory=list)
     readers: list[SavedReader] = field(default_factory=list)
-    revision: int = 0
-    head: bytes = bytes(HASH_BYTES)
+    history: bytes | None = None
     values: list[SavedValue] = field(default_factory=list)
+    steps: list[SavedStep] = field(default_factory=list)
     checked_at: float | None = None
 
 
@@ -92,8 +102,11 @@ class GroupStore(Protocol):
     def put_values(self, group_id: bytes, values: Iterable[SavedValue]) -> None:
         """Keep the last change of each of these names."""
 
+    def put_steps(self, group_id: bytes, steps: Iterable[SavedStep], most: int) -> None:
+        """Keep more of the newest changes, and of all no more than so many."""
+
     def drop_values(self, group_id: bytes) -> None:
-        """Forget all values of a group."""
+        """Forget what is known of the values of a group."""
 
     def drop(self, group_id: bytes) -> None:
         """Forget a group with all that belongs to it."""
@@ -125,6 +138,9 @@ class ForgetfulGroupStore:
     def put_values(self, group_id: bytes, values: Iterable[SavedValue]) -> None:
         """Keep nothing."""
 
+    def put_steps(self, group_id: bytes, steps: Iterable[SavedStep], most: int) -> None:
+        """Keep nothing."""
+
     def drop_values(self, group_id: bytes) -> None:
         """Do nothing."""
 
@@ -144,8 +160,8 @@ CREATE TABLE peer_group (
     seeds BLOB NOT NULL,
     next_seed BLOB,
     stream INTEGER NOT NULL,
-    revision INTEGER NOT NULL,
-    head BLOB NOT NULL,
+    offered BLOB NOT NULL,
+    history BLOB,
     checked_at REAL
 ) WITHOUT ROWID;
 CREATE TABLE roster_entry (
@@ -164,11 +180,17 @@ CREATE TABLE group_reader (
 CREATE TABLE group_value (
     group_id BLOB NOT NULL REFERENCES peer_group ON DELETE CASCADE,
     hidden_name BLOB NOT NULL,
-    revision INTEGER NOT NULL,
-    sha256 BLOB NOT NULL,
+    change BLOB NOT NULL,
     sealed BLOB,
     PRIMARY KEY (group_id, hidden_name)
-)
+);
+CREATE TABLE value_step (
+    group_id BLOB NOT NULL REFERENCES peer_group ON DELETE CASCADE,
+    revision INTEGER NOT NULL,
+    head BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (group_id, revision)
+) WITHOUT ROWID
 """
 """The tables of ``SqliteGroupStore``, for the database that it is given."""
 
@@ -185,31 +207,41 @@ class SqliteGroupStore:
         read = self._database.read
         found: dict[bytes, SavedGroup] = {}
         for row in read(
-            "SELECT group_id, kind, founder, realm, seeds, next_seed, stream, revision, head,"
-            " checked_at FROM peer_group"
+            "SELECT group_id, kind, founder, realm, seeds, next_seed, stream, offered,"
+            " history, checked_at FROM peer_group"
         ):
-            group = SavedGroup(*row[:4], seeds=_cut(row[4]), next_seed=row[5], stream=row[6])
-            group.revision, group.head, group.checked_at = row[7:]
+            seeds, offered = _cut(row[4], SEED_BYTES), _cut(row[7], DEVICE_ID_BYTES)
+            group = SavedGroup(
+                group_id=row[0],
+                kind=row[1],
+                founder=row[2],
+                realm=row[3],
+                seeds=seeds,
+                next_seed=row[5],
+                stream=row[6],
+                offered=offered,
+                history=row[8],
+                checked_at=row[9],
+            )
             found[group.group_id] = group
         for group_id, entry in read("SELECT group_id, entry FROM roster_entry ORDER BY number"):
             found[group_id].entries.append(entry)
         for row in read("SELECT group_id, device_id, stream, counter FROM group_reader"):
             found[row[0]].readers.append(SavedReader(*row[1:]))
-        for row in read(
-            "SELECT group_id, hidden_name, revision, sha256, sealed FROM group_value"
-            " ORDER BY revision"
-        ):
+        for row in read("SELECT group_id, hidden_name, change, sealed FROM group_value"):
             found[row[0]].values.append(SavedValue(*row[1:]))
+        for row in read("SELECT group_id, revision, head, digest FROM value_step"):
+            found[row[0]].steps.append(SavedStep(*row[1:]))
         return list(found.values())
 
     def put(self, group: SavedGroup) -> None:
         """Keep a group's own facts: all but its entries, readers and values."""
         self._database.write(
             "INSERT INTO peer_group (group_id, kind, founder, realm, seeds, next_seed, stream,"
-            " revision, head, checked_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " offered, history, checked_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (group_id) DO UPDATE SET realm = excluded.realm, seeds = excluded.seeds,"
             " next_seed = excluded.next_seed, stream = excluded.stream,"
-            " revision = excluded.revision, head = excluded.head,"
+            " offered = excluded.offered, history = excluded.history,"
             " checked_at = excluded.checked_at",
             (
                 group.group_id,
@@ -219,8 +251,8 @@ class SqliteGroupStore:
                 b"".join(group.seeds),
                 group.next_seed,
                 group.stream,
-                group.revision,
-                group.head,
+                b"".join(group.offered),
+                group.history,
                 group.checked_at,
             ),
         )
@@ -245,19 +277,34 @@ class SqliteGroupStore:
         """Keep the last change of each of these names."""
         for value in values:
             self._database.write(
-                "INSERT OR REPLACE INTO group_value (group_id, hidden_name, revision, sha256,"
-                " sealed) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO group_value (group_id, hidden_name, change, sealed)"
+                " VALUES (?, ?, ?, ?)",
                 (group_id, *value),
             )
 
+    def put_steps(self, group_id: bytes, steps: Iterable[SavedStep], most: int) -> None:
+        """Keep more of the newest changes, and of all no more than so many."""
+        for step in steps:
+            self._database.write(
+                "INSERT OR REPLACE INTO value_step (group_id, revision, head, digest)"
+                " VALUES (?, ?, ?, ?)",
+                (group_id, *step),
+            )
+        self._database.write(
+            "DELETE FROM value_step WHERE group_id = ? AND revision <="
+            " (SELECT max(revision) FROM value_step WHERE group_id = ?) - ?",
+            (group_id, group_id, most),
+        )
+
     def drop_values(self, group_id: bytes) -> None:
-        """Forget all values of a group."""
-        self._database.write("DELETE FROM group_value WHERE group_id = ?", (group_id,))
+        """Forget what is known of the values of a group."""
+        for table in ("group_value", "value_step"):
+            self._database.write(f"DELETE FROM {table} WHERE group_id = ?", (group_id,))
 
     def drop(self, group_id: bytes) -> None:
         """Forget a group with all that belongs to it."""
         self._database.write("DELETE FROM peer_group WHERE group_id = ?", (group_id,))
 
 
-def _cut(seeds: bytes) -> tuple[bytes, ...]:
-    return tuple(seeds[at : at + SEED_BYTES] for at in range(0, len(seeds), SEED_BYTES))
+def _cut(joined: bytes, size: int) -> tuple[bytes, ...]:
+    return tuple(joined[at : at + size] for at in range(0, len(joined), size))

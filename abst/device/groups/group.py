@@ -1,0 +1,517 @@
+"""One peer group that this device is in: its roster, its keys, its messages, its values.
+
+Owns what follows from what: a removal moves the group to another epoch, a key that has come lets it
+join again and read what has waited. Who carries rosters and keys between devices is ``groups``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from abst.address import RealmAddress
+from abst.device.groups.entries import raw_key_of
+from abst.device.groups.keys import GroupKeys
+from abst.device.groups.membership import Membership
+from abst.device.groups.messages import (
+    OVERHEAD_BYTES,
+    MessageReader,
+    MessageRefusedError,
+    MessageWriter,
+)
+from abst.device.groups.protocol import GroupProtocol
+from abst.device.groups.roster import Roster
+from abst.device.groups.store import GroupStore, SavedGroup, SavedReader
+from abst.device.groups.values import Values
+from abst.device.groups.view import Member
+from abst.device.link import Link
+from abst.device_id import DeviceID
+from abst.errors import AbstError, GroupError, MissingEpochError
+from abst.identity import Identity
+from abst.packets import (
+    HEADROOM_BYTES,
+    MAX_PACKET_BYTES,
+    SEED_BYTES,
+    Error,
+    GroupMessage,
+    HereInGroup,
+    Packet,
+    ValueChanges,
+)
+
+MAX_WAITING_BYTES: Final = 256 * 1024
+"""Of messages that are sent once the group is joined."""
+
+MAX_HELD: Final = 64
+"""Messages that are kept until the key or the roster comes with which they can be read."""
+
+SAVE_SECONDS: Final = 1.0
+"""How long it may take until it is on disk which messages and changes have been taken."""
+
+
+class GroupOwner(Protocol):
+    """All groups of a device."""
+
+    reactor: Any
+    identity: Identity
+    random_bytes: Callable[[int], bytes]
+    store: GroupStore
+
+    def group_changed(self, group: Group) -> None:
+        """The group's roster or its keys are others: the other members are to be told."""
+
+    def seek_members(self, group: Group) -> None:
+        """The group needs something that another member may have."""
+
+
+class Group:
+    """A peer group.
+
+    Args:
+        owner: all groups of the device.
+        saved: the group as it is stored.
+
+    Attributes:
+        group_id: its ID.
+        kind: ``group`` or ``network``.
+        founder: the raw key of the device that has made it.
+        realm: where it is; None for a network without a realm.
+        keys: the seeds of its epochs.
+        roster: who belongs to it.
+        values: what its members keep at the realm.
+        protocol: the application's.
+    """
+
+    log = Logger(namespace="abst.device")
+
+    def __init__(self, owner: GroupOwner, saved: SavedGroup) -> None:
+        self._owner = owner
+        self._saved = saved
+        self.reactor = owner.reactor
+        self.random_bytes = owner.random_bytes
+        self.identity = owner.identity
+        self.keys = GroupKeys(saved.seeds)
+        self.group_id = self.keys.group_id
+        self.kind = saved.kind
+        self.founder = saved.founder
+        self.realm = None if saved.realm is None else RealmAddress.parse(saved.realm)
+        self.roster = Roster(self.group_id, saved.founder, saved.entries)
+        self.protocol = GroupProtocol()
+        self._next_keys = None
+        if saved.next_seed is not None:
+            self._next_keys = self.keys.with_next(saved.next_seed)
+        self._membership = Membership(owner.reactor, self.identity.device_id, self)
+        self._link: Link | None = None
+        self._writer: MessageWriter | None = None
+        self._reader = MessageReader(self.identity.device_id, saved.readers)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._held: deque[GroupMessage] = deque(maxlen=MAX_HELD)
+        self._moves: list[Deferred[None]] = []
+        self._save_call: Any = None
+        self._is_over = False
+        self.values = Values(self, saved)
+
+    def __str__(self) -> str:
+        return self.name or str(self.group_id)
+
+    # What it is.
+
+    @property
+    def name(self) -> str:
+        """What it is called; two groups may be called alike."""
+        return self.roster.name()
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch whose key this device has."""
+        return self.keys.epoch
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the realm counts this device in just now."""
+        return self._membership.is_joined
+
+    @property
+    def problem(self) -> AbstError | None:
+        """Why it is not joined; None while it is, and for a group without a realm."""
+        return None if self.realm is None else self._membership.problem
+
+    @property
+    def here(self) -> frozenset[DeviceID]:
+        """The other members that are here."""
+        return frozenset(self._membership.here)
+
+    def members(self) -> list[Member]:
+        """Return everybody who belongs to it, by name."""
+        found = self.roster.members().values()
+        return sorted(found, key=lambda member: (member.name, member.device_id))
+
+    def find(self, text: str) -> Member:
+        """Return the member that a name, an ID, or the beginning of an ID means.
+
+        Raises:
+            GroupError: none does, or several do.
+        """
+        wanted = text.strip().lower()
+        members = self.members()
+        found = [m for m in members if m.name == text.strip() or str(m.device_id) == wanted]
+        if not found and len(wanted) >= 4:
+            found = [m for m in members if str(m.device_id).startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(str(member.device_id) for member in found)
+            raise GroupError(f"{text!r} means several members, name one by its ID: {listed}")
+        raise GroupError(f"no member of {self} is called {text!r}")
+
+    @property
+    def device_id(self) -> DeviceID:
+        """This device."""
+        return self.identity.device_id
+
+    # What this device does in it.
+
+    def send(self, content: bytes) -> None:
+        """Send a message to every other member that is here; see ``GroupProtocol.send``."""
+        most = MAX_PACKET_BYTES - HEADROOM_BYTES if self._link is None else self._most()
+        if len(content) > most - OVERHEAD_BYTES:
+            raise GroupError(f"a message has at most {most - OVERHEAD_BYTES} bytes: cut it")
+        if self.realm is None:
+            raise GroupError(f"{self} has no realm, and messages go through one")
+        if self._is_over:
+            raise GroupError("this device is not in the group any more")
+        if self.is_joined and not self._waiting:
+            self._send(content)
+            return
+        if self._waiting_bytes + len(content) > MAX_WAITING_BYTES:
+            raise GroupError(f"{self} is not joined, and enough waits for that: {self.problem}")
+        self._waiting.append(content)
+        self._waiting_bytes += len(content)
+
+    def say_here(self) -> None:
+        """Tell the other members that this device is here; nothing happens when it is not."""
+        if self._link is not None and self.is_joined:
+            self._link.tell(HereInGroup(bytes(self.group_id)))
+
+    def rename(self, name: str) -> None:
+        """Call the group something else, for all members.
+
+        Raises:
+            GroupError: the name is empty or too long.
+        """
+        if not name.strip() or not name.isprintable():
+            raise GroupError("a name has 1 to 64 printable characters")
+        self.roster.set_name(self.identity, name)
+        self.roster_changed()
+
+    def remove(self, device_id: DeviceID) -> Deferred[None]:
+        """Remove another member, and move the group to an epoch whose key it does not get.
+
+        The Deferred fires when the realm has moved the group; at once when it has no realm.
+
+        Raises:
+            GroupError: there is no such member.
+        """
+        if device_id == self.device_id:
+            raise GroupError("this device leaves with 'leave'")
+        self.roster.remove(self.identity, device_id)
+        moved: Deferred[None] = Deferred()
+        if self.realm is None:
+            moved.callback(None)
+        else:
+            self._moves.append(moved)
+        self.roster_changed()
+        return moved
+
+    def rotate(self) -> Deferred[None]:
+        """Move the group to another epoch; the Deferred fires when the realm has done it."""
+        if self.realm is None:
+            return fail(GroupError(f"{self} has no realm: there is no key that needs changing"))
+        moved: Deferred[None] = Deferred()
+        self._moves.append(moved)
+        self._want_next_epoch()
+        return moved
+
+    # For the groups.
+
+    def start(self) -> None:
+        """Begin: what a removal still asks for is done."""
+        self._look_for_removals()
+
+    def stop(self) -> None:
+        """Store what is not stored yet."""
+        self.link_down()
+        if self._save_call is not None and self._save_call.active():
+            self._save_call.cancel()
+            self._save_progress()
+
+    def end(self, reason: AbstError) -> None:
+        """Be in it no more."""
+        self._is_over = True
+        if self._save_call is not None and self._save_call.active():
+            self._save_call.cancel()
+        self._membership.leave()
+        self._link = None
+        self._fail_moves(reason)
+        self._call(self.protocol.connectionLost, reason)
+
+    def link_up(self, link: Link) -> None:
+        """Join: its realm is connected."""
+        self._link = link
+        self._membership.link_up(link)
+
+    def link_down(self) -> None:
+        """Wait for the realm."""
+        self._link = None
+        self._membership.link_down()
+
+    def told(self, packet: Packet) -> None:
+        """Take what the realm, or a member through it, says."""
+        match packet:
+            case GroupMessage():
+                self._message(packet)
+            case ValueChanges():
+                self.values.told(packet)
+            case Error(dropped=int() as count):
+                target = packet.target_device
+                device_id = None if target is None else DeviceID(target)
+                self._call(self.protocol.messagesDropped, device_id, count, packet.code)
+                self._membership.told(packet)
+            case _:
+                self._membership.told(packet)
+
+    def take_keys(self, keys: GroupKeys) -> None:
+        """Go on with the keys that another member has given."""
+        if keys.epoch <= self.keys.epoch:
+            return
+        self.keys = keys
+        self._drop_next_keys()
+        self._keys_changed()
+
+    @property
+    def offered(self) -> tuple[bytes, ...]:
+        """The devices that this one has added, and that have not answered yet."""
+        return self._saved.offered
+
+    def note_offered(self, device_id: bytes) -> None:
+        """Remember to offer the group to a device until it has answered."""
+        self._saved.offered = (*self._saved.offered, bytes(device_id))
+        self._save()
+
+    def note_answered(self, device_id: bytes) -> None:
+        """Offer the group to a device no more."""
+        if device_id in self._saved.offered:
+            self._saved.offered = tuple(one for one in self._saved.offered if one != device_id)
+            self._save()
+
+    def roster_changed(self) -> None:
+        """Store what is new in the roster, tell the others, and do what it asks for."""
+        known = len(self._saved.entries)
+        fresh = self.roster.entries(known)
+        if fresh:
+            self._saved.entries += fresh
+            self._owner.store.add_entries(self.group_id, fresh)
+            self._commit()
+        self._owner.group_changed(self)
+        self._call(self.protocol.rosterChanged)
+        self._open_held()
+        self._look_for_removals()
+
+    # For the membership.
+
+    @property
+    def next_keys(self) -> GroupKeys | None:
+        """The keys with the epoch to which the group shall be moved, or None."""
+        return self._next_keys
+
+    def moved(self) -> None:
+        """Go on in the epoch that this device has made."""
+        assert self._next_keys is not None
+        self.keys, self._next_keys = self._next_keys, None
+        public = self.keys.public_key(self.epoch)
+        epoch_keys = [self.keys.public_key(epoch) for epoch in range(self.epoch)]
+        pending = self.roster.pending_removals(raw_key_of(self.identity), epoch_keys)
+        self.roster.note_epoch(self.identity, self.epoch, public, pending)
+        self._keys_changed()
+        self.roster_changed()
+
+    def outrun(self) -> None:
+        """Wait for the key of the epoch that somebody else has made."""
+        self._drop_next_keys()
+        self._save()
+
+    def missing_epoch(self, epoch: int) -> None:
+        """Look for a member that has the key of an epoch."""
+        self._call(self.protocol.problemSeen, MissingEpochError(epoch))
+        self._owner.seek_members(self)
+
+    def joined(self, limits: dict[str, float]) -> None:
+        """Send what has waited, and follow the values."""
+        assert self._link is not None
+        while self._waiting:
+            content = self._waiting.popleft()
+            self._waiting_bytes -= len(content)
+            self._send(content)
+        self.values.joined(self._link, limits)
+        self._call(self.protocol.joined)
+
+    def parted(self) -> None:
+        """Wait until it is joined again."""
+        self.values.parted()
+
+    def arrived(self, device_id: DeviceID) -> None:
+        """Another member is here."""
+        self._call(self.protocol.memberArrived, device_id)
+
+    def still_here(self, device_id: DeviceID) -> None:
+        """Another member has said that it is here."""
+        self._call(self.protocol.memberHere, device_id)
+
+    def left(self, device_id: DeviceID) -> None:
+        """Another member is not here any more."""
+        self._call(self.protocol.memberLeft, device_id)
+
+    # For the values.
+
+    def save_soon(self) -> None:
+        """Store what has been taken, not at once but soon."""
+        if not self._is_over and (self._save_call is None or not self._save_call.active()):
+            self._save_call = self.reactor.callLater(SAVE_SECONDS, self._save_progress)
+
+    def problem_seen(self, problem: AbstError) -> None:
+        """Tell the application of something that is not as it should be."""
+        self.log.warn("a group: {problem}", problem=str(problem))
+        self._call(self.protocol.problemSeen, problem)
+
+    def made_epoch(self, epoch: int) -> bool:
+        """Tell whether it was this device that has moved the group to an epoch."""
+        public = self.keys.public_key(epoch)
+        own = raw_key_of(self.identity)
+        return self.roster.maker_of(epoch, public) == own
+
+    # Messages.
+
+    def _most(self) -> int:
+        return MAX_PACKET_BYTES if self._link is None else self._link.max_content_bytes
+
+    def _send(self, content: bytes) -> None:
+        assert self._link is not None
+        if self._writer is None:
+            now = int(self.reactor.seconds() * 1000)
+            self._writer = MessageWriter(self.identity, now, self._saved.stream)
+            self._saved.stream = self._writer.stream
+            # Before the first message: after a crash its number must not be used again.
+            self._save()
+        sealed = self._writer.seal(self.keys, content, *self.values.checked())
+        self._link.tell(GroupMessage(bytes(self.device_id), bytes(self.group_id), sealed))
+
+    def _message(self, message: GroupMessage) -> None:
+        member = self.roster.members().get(message.source_device)
+        if member is None:
+            # Its entry may be on its way from the device that has added it.
+            self._held.append(message)
+            return
+        device_id = member.device_id
+        try:
+            opened = self._reader.open(self.keys, device_id, member.public_key, message.content)
+        except MissingEpochError as problem:
+            self._held.append(message)
+            self._call(self.protocol.problemSeen, problem)
+            self._owner.seek_members(self)
+            return
+        except MessageRefusedError as problem:
+            self.problem_seen(problem)
+            return
+        self.save_soon()
+        if opened.missing:
+            self._call(self.protocol.messagesMissed, device_id, opened.missing)
+        self._call(self.protocol.messageReceived, device_id, opened.content)
+        self.values.seen_by(device_id, opened.revision, opened.head)
+
+    def _open_held(self) -> None:
+        """Look once more at what could not be read."""
+        held = list(self._held)
+        self._held.clear()
+        for message in held:
+            self._message(message)
+
+    # Epochs.
+
+    def _look_for_removals(self) -> None:
+        """Begin to move the group when this device has to, since somebody was removed."""
+        if self.realm is None or self.device_id not in self.roster.members():
+            return
+        epoch_keys = [self.keys.public_key(epoch) for epoch in range(self.epoch + 1)]
+        if self.roster.pending_removals(raw_key_of(self.identity), epoch_keys):
+            self._want_next_epoch()
+        else:
+            self._fulfil_moves()
+
+    def _want_next_epoch(self) -> None:
+        if self._next_keys is None:
+            self._next_keys = self.keys.with_next(self.random_bytes(SEED_BYTES))
+            self._saved.next_seed = self._next_keys.seeds[-1]
+            # Before the realm hears of it: the key of an epoch must not be lost.
+            self._save()
+        self._membership.work()
+
+    def _drop_next_keys(self) -> None:
+        self._next_keys = None
+        self._saved.next_seed = None
+
+    def _keys_changed(self) -> None:
+        self._saved.seeds = self.keys.seeds
+        self._saved.next_seed = None
+        self._save()
+        self._membership.work()
+        self._owner.group_changed(self)
+        self._call(self.protocol.epochChanged, self.epoch)
+        self._open_held()
+        self._look_for_removals()
+
+    def _fulfil_moves(self) -> None:
+        if self._next_keys is None:
+            moves, self._moves = self._moves, []
+            for moved in moves:
+                moved.callback(None)
+
+    def _fail_moves(self, reason: AbstError) -> None:
+        moves, self._moves = self._moves, []
+        for moved in moves:
+            moved.errback(reason)
+
+    # Storage.
+
+    def _save(self) -> None:
+        self._owner.store.put(self._saved)
+        self._commit()
+
+    def _save_progress(self) -> None:
+        store = self._owner.store
+        readers = [SavedReader(*row) for row in self._reader.rows()]
+        store.put_readers(self.group_id, _changed(readers, self._saved.readers))
+        self._saved.readers = readers
+        self.values.save(store, self._saved)
+        self._save()
+
+    def _commit(self) -> None:
+        try:
+            self._owner.store.commit()
+        except AbstError as error:
+            self.log.error("a group cannot be stored: {error}", error=str(error))
+
+    def _call(self, hook: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            hook(*arguments)
+        except Exception:
+            self.log.failure("an application's group protocol failed")
+
+
+def _changed(rows: Iterable[SavedReader], before: Iterable[SavedReader]) -> list[SavedReader]:
+    known = set(before)
+    return [row for row in rows if row not in known]

@@ -1,0 +1,90 @@
+"""Networks: groups whose members are peers of each other (spec: networks.md).
+
+Owns what a network's roster means for a device's peers and realms: who is in it is trusted, who was
+removed is forgotten, and the network's realms are used.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from abst.address import RealmAddress
+from abst.device.groups.group import Group
+from abst.device.peers import PeerBook
+from abst.device_id import DeviceID, subject_public_key_info
+from abst.errors import AbstError
+
+NETWORK = "network"
+
+
+class NetworkOwner(Protocol):
+    """This device."""
+
+    device_id: DeviceID
+    peers: PeerBook
+
+    def forget(self, device_id: DeviceID) -> None:
+        """Stop trusting a device, and end the session with it."""
+
+    def addRealm(self, address: RealmAddress) -> None:
+        """Use a realm from now on."""
+
+    def reach(self, device_id: bytes) -> None:
+        """Look for a way to a peer, once, unless there is one."""
+
+
+class Networks:
+    """What this device's networks mean for it.
+
+    Args:
+        owner: this device.
+    """
+
+    log = Logger(namespace="abst.device")
+
+    def __init__(self, owner: NetworkOwner) -> None:
+        self._owner = owner
+
+    def follow(self, network: Group) -> None:
+        """Trust who is in a network, forget who was removed, and use its realms."""
+        members = network.roster.members()
+        if self._owner.device_id not in members:
+            return
+        for address in network.roster.realms():
+            self._use_realm(address)
+        for device_id, member in members.items():
+            if device_id != self._owner.device_id:
+                self._introduce(network, member.device_id, member.public_key, member.name)
+        for peer in self._owner.peers.all():
+            if bytes(network.group_id) in peer.networks and peer.device_id not in members:
+                self._removed(network, peer.device_id)
+
+    def leave(self, network: Group) -> None:
+        """Forget whom this device has trusted for this network alone."""
+        for peer in self._owner.peers.all():
+            if self._owner.peers.part(peer.device_id, bytes(network.group_id)):
+                self._owner.forget(peer.device_id)
+
+    def _introduce(self, network: Group, device_id: DeviceID, key: bytes, name: str) -> None:
+        known = self._owner.peers.get(device_id)
+        self._owner.peers.introduce(
+            device_id, subject_public_key_info(key), name, bytes(network.group_id)
+        )
+        if known is None:
+            # It may not know of this device yet: it learns that from whoever it meets first.
+            self._owner.reach(device_id)
+
+    def _removed(self, network: Group, device_id: DeviceID) -> None:
+        """Forget a device, also one that a person has paired: it may have been stolen."""
+        self._owner.peers.part(device_id, bytes(network.group_id))
+        peer = self._owner.peers.get(device_id)
+        if peer is not None and not peer.networks:
+            self._owner.forget(device_id)
+
+    def _use_realm(self, address: str) -> None:
+        try:
+            self._owner.addRealm(RealmAddress.parse(address))
+        except AbstError as error:
+            self.log.warn("a network's realm cannot be used: {error}", error=str(error))
