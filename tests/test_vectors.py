@@ -2,6 +2,7 @@
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ from abst.packets import (
     BackHeartbeat,
     Error,
     Packet,
-    WindowFound,
-    WindowOpened,
 )
+from abst.realm.group_proofs import allows_move, group_id_of, proves
 from tests.realm.memory_realm import Line, MemoryRealm
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,10 @@ CONVERSATIONS = {
     "stream acceptor": packets.STREAM_ACCEPTOR,
 }
 # What reads packets, and so what says that one is refused.
-READERS = ("abst/codec.py", "abst/packets.py", "abst/framing.py")
+READERS = [
+    *(ROOT / "abst" / name for name in ("codec.py", "framing.py")),
+    *sorted((ROOT / "abst" / "packets").glob("*.py")),
+]
 
 
 def load(file: str) -> Any:
@@ -74,7 +77,7 @@ def value_of(written: Any) -> Any:
             return written
 
 
-def parse(conversation: str, packet: dict[Any, Any]) -> Packet | None:
+def parse(conversation: str, packet: dict[Any, Any]) -> Packet:
     """Return the packet that a map means in a conversation."""
     if conversation == "device to device":
         return packets.parse_between_devices(packet)
@@ -277,7 +280,6 @@ class PacketTests(TestCase):
             self.assertEqual(0, decoder.buffered_bytes, entry["name"])
             parsed = parse(entry["conversation"], packet)
             self.assertIs(kind_of(entry), type(parsed), entry["name"])
-            assert parsed is not None
             self.assertEqual(value_of(entry["fields"]), fields_of(parsed), entry["name"])
 
     def test_the_fields_make_the_bytes(self) -> None:
@@ -346,7 +348,7 @@ class RefusedTests(TestCase):
         raised = {
             node.attr
             for file in READERS
-            for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+            for node in ast.walk(ast.parse(file.read_text("utf-8")))
             if isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)
             and node.value.id == "Code"
@@ -406,6 +408,47 @@ class RealmTests(TestCase):
                         self.fail(f"what is {step}?")
 
 
+class GroupTests(TestCase):
+    """What the realm checks; the device's side has tests of its own."""
+
+    def load(self, entries: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return the names of entries, and what they hold as bytes and numbers."""
+        return [
+            (
+                entry.pop("name"),
+                {
+                    key: bytes.fromhex(value) if isinstance(value, str) else value
+                    for key, value in entry.items()
+                },
+            )
+            for entry in load("groups.json")[entries]
+        ]
+
+    def test_proofs(self) -> None:
+        for name, entry in self.load("proofs"):
+            private_key = Ed25519PrivateKey.from_private_bytes(entry.pop("seed"))
+            self.assertEqual(entry["key"], private_key.public_key().public_bytes_raw(), name)
+            if not entry["epoch"]:
+                self.assertEqual(group_id_of(entry["key"]), entry["peer_group"], name)
+            entry["group"] = entry.pop("peer_group")
+            self.assertTrue(proves(**entry), name)
+            self.every_change_is_noticed(proves, entry)
+
+    def test_moves(self) -> None:
+        for name, entry in self.load("moves"):
+            private_key = Ed25519PrivateKey.from_private_bytes(entry.pop("present_seed"))
+            present_key = private_key.public_key().public_bytes_raw()
+            self.assertEqual(entry["present_key"], present_key, name)
+            entry["group"] = entry.pop("peer_group")
+            self.assertTrue(allows_move(**entry), name)
+            self.every_change_is_noticed(allows_move, entry)
+
+    def every_change_is_noticed(self, check: Callable[..., bool], entry: dict[str, Any]) -> None:
+        for key, value in entry.items():
+            changed = value + 1 if isinstance(value, int) else bytes([value[0] ^ 1]) + value[1:]
+            self.assertFalse(check(**{**entry, key: changed}), key)
+
+
 class RecordingLink:
     """A link to a realm that is up and keeps what is sent."""
 
@@ -435,23 +478,12 @@ class RecordingLink:
         """Keep what is sent."""
         self.sent.append(content)
 
-    def open_window(self) -> Deferred[WindowOpened]:
-        """Do nothing: nobody pairs here."""
+    def ask(self, packet: Packet) -> Deferred[Any]:
+        """Do nothing: nobody pairs here, or opens a stream."""
         raise NotImplementedError
 
-    def find_window(self, number: int) -> Deferred[WindowFound]:
-        """Do nothing: nobody pairs here."""
-        raise NotImplementedError
-
-    def close_window(self) -> None:
-        """Do nothing: nobody pairs here."""
-
-    def connect_circuit(self, target_device: bytes) -> Deferred[packets.Circuit]:
-        """Do nothing: nobody opens a stream here."""
-        raise NotImplementedError
-
-    def refuse_circuit(self, circuit: bytes) -> None:
-        """Do nothing: nobody opens a stream here."""
+    def tell(self, packet: Packet) -> None:
+        """Do nothing: nobody pairs here, or opens a stream."""
 
     def open_leg(self, circuit: packets.Circuit, *, inside_tls: bool = False) -> Deferred[Pipe]:
         """Do nothing: nobody opens a stream here."""

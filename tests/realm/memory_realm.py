@@ -27,6 +27,7 @@ from abst.realm.limits import Limits
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard
+from abst.realm.values.values import Values
 
 ALICE = DeviceID.of_key(b"alice")
 BOB = DeviceID.of_key(b"bob")
@@ -157,13 +158,15 @@ class MemoryRealm:
         self.now = 1000.0
         self.switchboard = MemorySwitchboard()
         nonces = count()
+        limits, store = limits or Limits(), store or MemoryStore()
         self.core = Realm(
-            limits or Limits(),
+            limits,
             random_bytes=lambda size: next(nonces).to_bytes(size, "big"),
             random_fraction=lambda: 0.5,
             switchboard=self.switchboard,
-            store=store or MemoryStore(),
+            store=store,
         )
+        self.core.values = Values(store, limits, self.core.counters, wall=lambda: self.now)
 
     def connect(self, device_id: bytes | None) -> Line:
         """Return a line whose handshake is done and which has said nothing."""

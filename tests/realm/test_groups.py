@@ -38,7 +38,7 @@ from tests.realm.memory_realm import ALICE, BOB, CAROL, NOBODY, Line, MemoryReal
 KEYS = Keys(b"garden")
 OTHER = Keys(b"cellar")
 GROUP = KEYS.group
-LIMITS = {"members": 2000.0, "device_groups": 100.0}
+OWN_LIMITS = {"members": 2000.0, "device_groups": 100.0}
 
 
 class GroupsTestCase(SynchronousTestCase):
@@ -49,6 +49,8 @@ class GroupsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.store: Store = MemoryStore()
         self.begin(self.store)
+        assert self.realm.core.values is not None
+        self.limits_told = {**OWN_LIMITS, **self.realm.core.values.limits_told()}
 
     def begin(self, store: Store) -> None:
         """Begin with a realm on a store, which Alice has made the group at."""
@@ -220,9 +222,11 @@ class JoinTests(GroupsTestCase):
 
     def test_the_answer_lists_all_and_the_others_are_told(self) -> None:
         self.alice.send(KEYS.join(self.alice, request=1))
-        self.assertEqual([GroupMembers(GROUP, 0, [ALICE], LIMITS, 1)], self.alice.take())
+        self.assertEqual([GroupMembers(GROUP, 0, [ALICE], self.limits_told, 1)], self.alice.take())
         self.bob.send(KEYS.join(self.bob, request=2))
-        self.assertEqual([GroupMembers(GROUP, 0, [ALICE, BOB], LIMITS, 2)], self.bob.take())
+        self.assertEqual(
+            [GroupMembers(GROUP, 0, [ALICE, BOB], self.limits_told, 2)], self.bob.take()
+        )
         self.assertEqual([GroupMembers(GROUP, 0, [BOB])], self.alice.take())
         self.assertEqual([], self.carol.take())
         self.assertEqual(2, self.realm.core.counters.group_joins)
@@ -230,7 +234,9 @@ class JoinTests(GroupsTestCase):
     def test_to_join_again_is_answered_and_changes_nothing(self) -> None:
         self.join(self.alice, self.bob)
         self.bob.send(KEYS.join(self.bob, request=2), KEYS.join(self.bob, request=3))
-        wanted = [GroupMembers(GROUP, 0, [ALICE, BOB], LIMITS, request) for request in (2, 3)]
+        wanted = [
+            GroupMembers(GROUP, 0, [ALICE, BOB], self.limits_told, request) for request in (2, 3)
+        ]
         self.assertEqual(wanted, self.bob.take())
         self.assertEqual([], self.alice.take())
         self.assertEqual(2, self.realm.core.counters.group_joins)
@@ -279,7 +285,10 @@ class JoinTests(GroupsTestCase):
         self.join(self.alice)
         both = codec.encode(KEYS.join(self.bob, request=1)) + codec.encode(LeaveGroup(GROUP, 2))
         self.bob.send(both)
-        answers = [GroupMembers(GROUP, 0, [ALICE, BOB], LIMITS, 1), GroupLeft(GROUP, [BOB], 2)]
+        answers = [
+            GroupMembers(GROUP, 0, [ALICE, BOB], self.limits_told, 1),
+            GroupLeft(GROUP, [BOB], 2),
+        ]
         self.assertEqual(answers, self.bob.take())
         # She has not heard of him: there is nothing to take back.
         self.assertEqual([], self.alice.take())
@@ -330,7 +339,7 @@ class JoinTests(GroupsTestCase):
         self.alice.send(KEYS.join(self.alice))
         (answer,) = self.alice.take()
         assert isinstance(answer, GroupMembers)
-        self.assertEqual({**LIMITS, "values": 5.0}, answer.limits)
+        self.assertEqual({**OWN_LIMITS, "values": 5.0}, answer.limits)
 
 
 class RecordingValues:
@@ -421,7 +430,7 @@ class NewsTests(GroupsTestCase):
         self.alice.send(KEYS.join(self.alice, request=1))
         self.carol.send(KEYS.join(self.carol))
         heard = self.heard()
-        self.assertEqual([GroupMembers(GROUP, 0, [ALICE, BOB, CAROL], LIMITS, 1)], heard)
+        self.assertEqual([GroupMembers(GROUP, 0, [ALICE, BOB, CAROL], self.limits_told, 1)], heard)
 
     def test_nothing_is_told_of_a_group_that_one_has_left(self) -> None:
         self.bob.send(KEYS.join(self.bob))
