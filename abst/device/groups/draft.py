@@ -75,7 +75,30 @@ class Draft:
         """Return the last change of a name, as far as this draft goes."""
         return self.names.get(name) or self._known.names.get(name)
 
+    def finish(self) -> None:
+        """Take that there is nothing more."""
+
     # What differs where changes are forgotten.
+
+    @property
+    def reach(self) -> int:
+        """The largest floor of a realm with which this can go on."""
+        return self.revision
+
+    @property
+    def missed(self) -> tuple[int, int] | None:
+        """The first and the last revision between which changes are forgotten, if any are."""
+        return None
+
+    def raise_floor(self, floor: int, head: bytes) -> None:
+        """Take up to where the realm has forgotten changes, and the hash of the history there.
+
+        Raises:
+            DishonestRealmError: it is not what it was.
+        """
+        step = self.steps.get(floor)
+        if step is not None and step.head != head:
+            raise DishonestRealmError(BROKEN, f"the history up to {floor} is not what it was")
 
     def _is_told_again(
         self, revision: int, name: bytes, digest: bytes, sealed: bytes | None, open_value: OpenValue

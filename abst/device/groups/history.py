@@ -40,7 +40,8 @@ class History:
 
     def __init__(self, snapshot: Snapshot | None = None) -> None:
         self._known = Known(snapshot or Snapshot())
-        self._leap: Leap | None = None
+        # What has been listed so far; it counts once the list has come to its end.
+        self._listing: Draft | None = None
         self._is_watching = False
         self._awaited: dict[bytes, tuple[int, LastChange | None] | None] = {}
         self._last_stamp = 0
@@ -60,12 +61,12 @@ class History:
     @property
     def is_behind(self) -> bool:
         """Whether the realm has named changes that have not come."""
-        return self._leap is not None or self._known.newest_named > self.revision
+        return self._listing is not None or self._known.newest_named > self.revision
 
     @property
     def next_since(self) -> int:
         """The revision since which to list."""
-        return self.revision if self._leap is None else self._leap.revision
+        return self.revision if self._listing is None else self._listing.revision
 
     def last_change(self, name: bytes) -> LastChange | None:
         """Return the last change of a name, or None when there was none."""
@@ -91,7 +92,7 @@ class History:
     def disconnected(self) -> None:
         """Note that the connection to the realm has ended, with all that was on its way."""
         self._is_watching = False
-        self._leap = None
+        self._listing = None
         self._awaited.clear()
 
     def moved(self, epoch: int) -> None:
@@ -129,7 +130,9 @@ class History:
         return accepted
 
     def take_listed(self, packet: ValueChanges, since: int, open_value: OpenValue) -> Accepted:
-        """Check an answer to List values, and return what it has brought.
+        """Check an answer to List values.
+
+        A list counts as a whole: its last page returns what all of them have brought.
 
         Args:
             packet: the answer.
@@ -141,13 +144,13 @@ class History:
                 has.
             LocalProtocolError: it is not the answer that is needed next.
         """
-        if since > self.next_since or (self._leap is not None and since != self.next_since):
+        if since > self.next_since or (self._listing is not None and since < self.next_since):
             raise LocalProtocolError(f"list since {self.next_since}, not since {since}")
         try:
             self._check_newest(packet.revision, packet.head)
             accepted = self._take_page(packet, since, open_value)
         except Exception:
-            self._leap = None
+            self._listing = None
             raise
         self._known.claim(packet.revision, packet.head)
         return accepted
@@ -271,7 +274,7 @@ class History:
 
     def _is_ahead(self, packet: ValueChanges) -> bool:
         """Tell whether changes that are told do not follow the known ones, and need not."""
-        if self._leap is not None:
+        if self._listing is not None:
             return True
         first = packet.changes[0][0] if packet.changes else packet.revision
         return self.is_behind and first > self.revision + 1
@@ -280,26 +283,23 @@ class History:
         floor = packet.floor or 0
         floor_head = packet.floor_head or NOTHING
         self._check_floor(packet, floor, floor_head)
-        if floor > (self.revision if self._leap is None else self._leap.began):
+        draft = self._listing or Draft(self._known, self._awaited)
+        if floor > draft.reach:
             # What is known, or has been listed so far, may be deleted and forgotten by now.
-            self._leap = Leap(self._known, self._awaited, packet.revision)
+            draft = self._listing = Leap(self._known, self._awaited, packet.revision)
             if since > 0:
                 return Accepted([])
-        leap = self._leap
-        if leap is not None:
-            leap.raise_floor(floor, floor_head)
-        draft = leap or Draft(self._known, self._awaited)
+        draft.raise_floor(floor, floor_head)
         draft.take_all(packet.changes, packet.revision, open_value)
-        if packet.more and not packet.changes:
-            raise DishonestRealmError(BROKEN, "a list goes on without end")
-        if leap is not None and packet.more:
+        if packet.more:
+            if not packet.changes:
+                raise DishonestRealmError(BROKEN, "a list goes on without end")
+            self._listing = draft
             return Accepted([])
-        missed = None
-        if leap is not None:
-            leap.finish()
-            missed = (self.revision + 1, leap.floor)
-            self._leap = None
+        draft.finish()
         self._check_end(draft, packet)
+        self._listing = None
+        missed = draft.missed
         self._adopt(draft)
         return Accepted(draft.changes, missed)
 
@@ -314,17 +314,22 @@ class History:
 
     def _check_end(self, draft: Draft, packet: ValueChanges) -> None:
         """Check that the changes of a packet lead to where the realm says that they do."""
-        if draft.revision == packet.revision:
-            is_right = draft.head == packet.head
-        else:
-            is_right = draft.revision < packet.revision and bool(packet.more)
-        if not is_right:
+        if (draft.revision, draft.head) != (packet.revision, packet.head):
             raise DishonestRealmError(
                 BROKEN,
                 f"the changes up to {draft.revision} do not lead to {packet.revision} as told",
             )
 
     def _adopt(self, draft: Draft) -> None:
+        # What was said while a list came is compared with what it had brought before.
+        for revision, head in self._known.seen.values():
+            step = draft.steps.get(revision)
+            if step is not None and step.head != head:
+                raise forked(revision)
+        for revision, (_, digest) in self._known.promised.items():
+            step = draft.steps.get(revision)
+            if step is not None and step.digest != digest:
+                raise DishonestRealmError(BROKEN, f"change {revision} is another one than told")
         self._known.add(draft)
         self._awaited.update(draft.passed)
 

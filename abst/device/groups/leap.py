@@ -36,15 +36,20 @@ class Leap(Draft):
         self._floor_head = NOTHING
         self._listed: set[bytes] = set()
 
-    def raise_floor(self, floor: int, head: bytes) -> None:
-        """Take where the changes that are forgotten end, as the next page of the list says.
+    @property
+    def reach(self) -> int:
+        """The largest floor with which this can go on: what is listed is younger than it began."""
+        return self.began
 
-        Raises:
-            DishonestRealmError: it has gone down.
-        """
-        step = self.steps.get(floor)
-        known = self._floor_head if 0 < floor == self.floor else step.head if step else head
-        if floor < self.floor or head != known:
+    @property
+    def missed(self) -> tuple[int, int]:
+        """The first and the last revision between which changes are forgotten."""
+        return (self._known.revision + 1, self.floor)
+
+    def raise_floor(self, floor: int, head: bytes) -> None:
+        """Take where the changes that are forgotten end, as the next page of the list says."""
+        super().raise_floor(floor, head)
+        if floor < self.floor or (0 < floor == self.floor and head != self._floor_head):
             raise DishonestRealmError(
                 BROKEN, f"changes are forgotten up to {floor}, and were up to {self.floor}"
             )
