@@ -13,6 +13,7 @@ TRIAL_FLAGS ?=
 BENCH_FLAGS ?=
 FILE ?=
 SECONDS ?= 600
+ROUNDS ?= 200
 SEED ?=
 
 SHELL := /bin/sh
@@ -55,9 +56,11 @@ test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## the tests, on 
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
 
 soak: SET = latest
-soak: $(LATEST)/.test $(LATEST)/.package ## the fault test for as long as asked [SECONDS=600 SEED=n]
+soak: $(LATEST)/.test $(LATEST)/.package ## the fault tests for as long as asked [SECONDS=600 ROUNDS=200 SEED=n]
 	@echo "== faults for $(SECONDS) s"
 	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
+	@echo "== a realm killed $(ROUNDS) times"
+	ABST_ROUNDS=$(ROUNDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_values_kill
 
 lab: SET = latest
 lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]

@@ -16,7 +16,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from abst import codec
 from abst.identity import Identity
-from abst.packets import REALM_TO_DEVICE, BackHeartbeat, Error, Hello, Packet, Send, parse
+from abst.packets import (
+    MAX_VALUE_PACKET_BYTES,
+    REALM_TO_DEVICE,
+    BackHeartbeat,
+    Error,
+    Hello,
+    Packet,
+    Send,
+    parse,
+)
 
 ALPN = "abst-realm/1"
 PATIENCE_SECONDS = 20.0
@@ -58,7 +67,7 @@ class RawDevice:
     ) -> None:
         self.identity = identity
         self.device_id = b"" if identity is None else bytes(identity.device_id)
-        self._decoder = codec.Decoder()
+        self._decoder = codec.Decoder(MAX_VALUE_PACKET_BYTES)
         plain = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
