@@ -43,19 +43,26 @@ from abst.packets import (
     ConnectToDevice,
     Error,
     FindWindow,
+    GroupMembers,
+    GroupMessage,
     Hello,
+    HereInGroup,
+    LeaveGroup,
     Leg,
     OpenWindow,
     Packet,
     Send,
-    WindowFound,
+    WatchingValues,
+    WatchValues,
     WindowOpened,
 )
-from abst.realm import circuits, conversation, outbox
+from abst.realm import circuits, conversation, drops, news, outbox
 from abst.realm.conversation import State
 from abst.realm.limits import Limits
+from tests.realm.group_members import Keys, SlowStore, message
 from tests.realm.memory_realm import ALICE, BOB, NOBODY, Line, MemoryLeg, MemoryRealm, send
 
+KEYS = Keys(b"garden")
 SPEC = Path(__file__).parent.parent / "docs" / "spec"
 
 Row = dict[str, str]
@@ -157,20 +164,12 @@ class PacketTests(TestCase):
                 self.assertEqual(written, read, heading)
         self.assertEqual(set(kinds), seen)
 
-    def test_reserved_ids(self) -> None:
-        text = page("packets.md")
-        for heading, known in (
-            ("Reserved ids", packets.RESERVED_REALM_IDS),
-            ("Reserved ids between devices", packets.RESERVED_DEVICE_IDS),
-        ):
-            rows = table(text, heading, "id", "name")
-            self.assertEqual(known, {int(row["id"]): row["name"] for row in rows})
-
     def test_limits_of_encoding(self) -> None:
         rows = table(page("packets.md"), "Encoding", "limit", "value", "code")
         values = [float(row["value"].split(",")[0]) for row in rows]
         expected: list[float] = [
             packets.MAX_PACKET_BYTES,
+            packets.MAX_VALUE_PACKET_BYTES,
             packets.MAX_PACKET_BYTES_BEFORE_HELLO,
             codec.MAX_MAP_ITEMS,
             codec.MAX_ARRAY_ITEMS,
@@ -178,11 +177,16 @@ class PacketTests(TestCase):
         ]
         self.assertEqual(expected, values)
         codes = [Code(plain(row["code"])) for row in rows]
-        self.assertEqual([Code.TOO_LARGE] * 4 + [Code.MALFORMED], codes)
+        self.assertEqual([Code.TOO_LARGE] * 5 + [Code.MALFORMED], codes)
 
-    def test_the_canonical_form_of_send(self) -> None:
-        """The line in the specification, read as bytes, is what the encoder makes."""
-        block = page("packets.md").split("```")[1]
+    def test_the_canonical_forms(self) -> None:
+        """The lines in the specification, read as bytes, are what the encoder makes."""
+        lines = page("packets.md").split("```")[1].split("\n")
+        encoded = [codec.encode(kind(ALICE, ALICE, b"x")) for kind in (Send, GroupMessage)]
+        self.assertEqual(encoded, [self.bytes_of(line) for line in lines if line])
+
+    def bytes_of(self, block: str) -> bytes:
+        """Return the bytes that a line of hexadecimal numbers, texts and names of bytes means."""
         head = b""
         for token in re.findall(r'"\w+"|<[^>]+>|[0-9a-f]{2}(?![0-9a-z])', block):
             if token.startswith('"'):
@@ -191,7 +195,7 @@ class PacketTests(TestCase):
                 head += {"<16 bytes>": ALICE, "<bin>": b"\xc4\x01x"}[token]
             else:
                 head += bytes.fromhex(token)
-        self.assertEqual(codec.encode(Send(ALICE, ALICE, b"x")), head)
+        return head
 
 
 DEVICE_CODES = {
@@ -273,10 +277,26 @@ class RealmTests(TestCase):
             self.assertTrue(row["said when"])
 
     def test_limits(self) -> None:
-        rows = table(page("realm.md"), "Limits", "limit", "default")
-        written = {plain(row["limit"]): float(row["default"]) for row in rows}
+        """Each stands on the page of what it limits."""
+        written: Numbers = {}
+        for name in ("realm.md", "groups.md", "values.md"):
+            rows = table(page(name), "Limits", "limit", "default")
+            written.update({plain(row["limit"]): float(row["default"]) for row in rows})
         self.assertEqual(dataclasses.asdict(Limits()), written)
-        self.assertEqual([item.name for item in dataclasses.fields(Limits)], list(written))
+        self.assertEqual({item.name for item in dataclasses.fields(Limits)}, set(written))
+
+    def test_limits_of_groups_are_told(self) -> None:
+        told: Numbers = {}
+        for name in ("groups.md", "values.md"):
+            for row in table(page(name), "Limits", "limit", "told as"):
+                if row["told as"]:
+                    told[plain(row["told as"])] = float(row["default"])
+        realm = MemoryRealm()
+        line = realm.join(ALICE)
+        line.send(KEYS.create(line), KEYS.join(line))
+        (_, answer) = line.take()
+        assert isinstance(answer, GroupMembers)
+        self.assertEqual(told, answer.limits)
 
     def test_told_limits_are_told(self) -> None:
         rows = table(page("realm.md"), "Limits", "limit", "told")
@@ -333,9 +353,8 @@ class RealmTests(TestCase):
             "`retry_after` of an identity conflict, seconds": conversation.CONFLICT_RETRY_SECONDS,
             "`retry_after` of `replaced`, seconds": conversation.REPLACED_RETRY_SECONDS,
             "`retry_after` of `realm_full`, seconds": conversation.FULL_RETRY_SECONDS,
-            "pairs of code and target in the reports that wait for one device": (
-                conversation.MAX_REPORTED_TARGETS
-            ),
+            "different reports of drops that wait for one device": drops.MAX_REPORTED_TARGETS,
+            "answers to Join that wait for one device": news.MAX_WAITING_ANSWERS,
             "connections told to come back in each second of a restart": (
                 conversation.RESTART_SPREAD_CONNECTIONS_PER_SECOND
             ),
@@ -704,11 +723,9 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Connect to device from another source": lambda realm, line: line.send(
         ConnectToDevice(BOB, ALICE)
     ),
-    "a packet with a reserved or unknown id": lambda realm, line: line.send(
-        b"\x81\xa9packet_id\x03"
-    ),
-    "a packet over `packet_bytes`": lambda realm, line: line.send(
-        send(ALICE, BOB, bytes(65000))[:-65003] + b"\xc6\x00\x01\x00\x00"
+    "a packet with an unknown id": lambda realm, line: line.send(b"\x81\xa9packet_id\x1e"),
+    "a packet over `packet_bytes`, or over 69632 when it is about values": lambda realm, line: (
+        line.send(send(ALICE, BOB, bytes(65000))[:-65003] + b"\xc6\x00\x01\x00\x00")
     ),
     "nothing came for `silence_seconds`": lambda realm, line: realm.advance(35.0),
     "the device reads nothing for `stall_seconds`": _does_not_read,
@@ -716,6 +733,115 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "a newer connection of the same device says Hello": _replaced,
     "anything": lambda realm, line: line.send(Hello(ALICE), b"\xc1", send(ALICE, BOB, b"")),
 }
+
+
+def _not_kept(realm: MemoryRealm, line: Line) -> None:
+    store = realm.core.store
+    assert isinstance(store, SlowStore)
+    store.is_slow = True
+    line.send(KEYS.create(line))
+    store.answer(is_kept=False)
+    realm.settle()
+
+
+def _make(realm: MemoryRealm, line: Line) -> None:
+    line.send(KEYS.create(line))
+    line.take()
+
+
+def _join(realm: MemoryRealm, line: Line, changes: dict[str, Any] | None = None) -> None:
+    _make(realm, line)
+    line.send(dataclasses.replace(KEYS.join(line), **(changes or {})))
+
+
+def _join_too_many(realm: MemoryRealm, line: Line) -> None:
+    others = Keys(b"others")
+    bob = realm.join(BOB)
+    bob.send(others.create(bob))
+    _join(realm, line)
+    line.take()
+    line.send(others.join(line))
+
+
+def _groups_too_often(realm: MemoryRealm, line: Line) -> None:
+    for _ in range(Limits().group_requests_per_minute):
+        line.send(LeaveGroup(KEYS.group))
+    line.take()
+    line.send(LeaveGroup(KEYS.group))
+
+
+def _both_joined(realm: MemoryRealm, line: Line) -> Line:
+    """Return the line of another member of a group; nobody has anything left to read."""
+    _join(realm, line)
+    bob = realm.join(BOB)
+    bob.send(KEYS.join(bob))
+    bob.take()
+    return bob
+
+
+def _another_joins(realm: MemoryRealm, line: Line) -> None:
+    _join(realm, line)
+    line.take()
+    bob = realm.join(BOB)
+    bob.send(KEYS.join(bob))
+
+
+def _another_does(realm: MemoryRealm, line: Line, what: Callable[[Line], object]) -> None:
+    bob = _both_joined(realm, line)
+    line.take()
+    what(bob)
+
+
+def _message(realm: MemoryRealm, line: Line) -> None:
+    bob = _both_joined(realm, line)
+    line.take()
+    packet = message(ALICE, KEYS.group, b"sealed")
+    line.send(packet)
+    assert bob.take_bytes() == packet
+
+
+EVENTS.update(
+    {
+        "Create peer group, with a right proof": lambda realm, line: line.send(KEYS.create(line)),
+        "Create peer group, that the disk does not take": _not_kept,
+        "Join peer group, with a right proof": _join,
+        "Join peer group, with a wrong proof": lambda realm, line: _join(
+            realm, line, {"proof": bytes(64)}
+        ),
+        "Join peer group, of another epoch": lambda realm, line: _join(realm, line, {"epoch": 1}),
+        "Join peer group, that is not there": lambda realm, line: line.send(KEYS.join(line)),
+        "Join peer group, with too many joined": _join_too_many,
+        "Create, Join, I am here or Leave too often": _groups_too_often,
+        "another device joins a group that this one has joined": _another_joins,
+        "another device says I am here there": lambda realm, line: _another_does(
+            realm, line, lambda bob: bob.send(HereInGroup(KEYS.group))
+        ),
+        "another device leaves it, or goes away": lambda realm, line: _another_does(
+            realm, line, Line.disconnect
+        ),
+        "another device moves it to its next epoch": lambda realm, line: _another_does(
+            realm, line, lambda bob: bob.send(KEYS.create(bob, 1))
+        ),
+        "I am here": lambda realm, line: _another_does(
+            realm, line, lambda bob: line.send(HereInGroup(KEYS.group))
+        ),
+        "Leave peer group": lambda realm, line: line.send(LeaveGroup(KEYS.group)),
+        "Peer group message to a group that it has joined": _message,
+        "Peer group message to a group that it has not joined": lambda realm, line: line.send(
+            message(ALICE, KEYS.group, b"")
+        ),
+        "Peer group message from another source": lambda realm, line: line.send(
+            message(BOB, KEYS.group, b"")
+        ),
+        "Put, Get, Delete, List or Watch": lambda realm, line: _another_does(
+            realm, line, lambda bob: line.send(WatchValues(KEYS.group))
+        ),
+    }
+)
+
+
+TITLES = {kind.title for kind in packets.REALM_TO_DEVICE.values()} - {Error.title}
+"""What a realm says, but for errors."""
 
 
 class StateTests(TestCase):
@@ -737,25 +863,27 @@ class StateTests(TestCase):
                 continue  # It is about two connections, and has a test of its own.
             full = event == "Hello when the realm is full"
             usual = Limits(queue_bytes=131072, circuit_bytes=CIRCUIT_BYTES)
-            realm = MemoryRealm(SMALL if full else usual)
+            if event.endswith("too many joined"):
+                usual = dataclasses.replace(usual, device_groups=1)
+            store = SlowStore()
+            store.is_slow = False
+            realm = MemoryRealm(SMALL if full else usual, store)
             line = self.line_in(row["state"], realm)
             EVENTS[event](realm, line)
             self.assertEqual(row["next state"], line.conversation.state.name, row)
             found = line.take()
             errors = [f"Error `{it.code}`" for it in found if isinstance(it, Error)]
             match row["what the realm does"]:
-                case "nothing" | "its bytes, to that device" | "it becomes a leg":
+                case "nothing" | "it becomes a leg":
+                    self.assertEqual([], found, row)
+                case said if said.startswith("its bytes, to "):
                     self.assertEqual([], found, row)
                 case "cuts the connection off":
                     self.assertEqual("aborted", line.ended, row)
-                case "Back heartbeat":
-                    self.assertEqual([BackHeartbeat], [type(it) for it in found], row)
-                case "Pairing window opened":
-                    self.assertEqual([WindowOpened], [type(it) for it in found], row)
-                case "Circuit, to both":
-                    self.assertEqual([Circuit], [type(it) for it in found], row)
-                case "Pairing window found":
-                    self.assertEqual([WindowFound], [type(it) for it in found], row)
+                case "[the answer](values.md#changes), or an Error":
+                    self.assertEqual([WatchingValues], [type(it) for it in found], row)
+                case said if said.partition(",")[0] in TITLES:
+                    self.assertEqual([said.partition(",")[0]], [it.title for it in found], row)
                 case error:
                     # What happens to legs beside the word is seen by the event itself.
                     self.assertEqual([error.partition(",")[0]], errors, row)
@@ -784,6 +912,6 @@ class StateTests(TestCase):
         codes = {
             plain(code) for row in rows for code in re.findall(r"`\w+`", row["what the realm does"])
         }
-        # What is refused before there is a conversation has no row.
-        expected = {str(code) for code in Code if code not in DEVICE_CODES} - {"tls_required"}
-        self.assertEqual(expected, codes)
+        # What is refused before there is a conversation has no row, nor has what values alone say.
+        elsewhere = {Code.TLS_REQUIRED, Code.WRONG_REVISION, Code.VALUES_FULL, *DEVICE_CODES}
+        self.assertEqual({str(code) for code in Code if code not in elsewhere}, codes)

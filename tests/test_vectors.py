@@ -457,6 +457,7 @@ class RecordingLink:
     max_content_bytes = MAX_PACKET_BYTES - packets.HEADROOM_BYTES
     problem: str | None = None
     observed_address: tuple[str, int] | None = None
+    nonce = b""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
