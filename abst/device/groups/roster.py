@@ -66,6 +66,9 @@ class Roster:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, entry: bytes) -> bool:
+        return hashlib.sha256(entry).digest() in self._entries
+
     # What it says.
 
     def members(self) -> Mapping[bytes, Member]:
@@ -98,6 +101,21 @@ class Roster:
         if self._digest is None:
             self._digest = hashlib.sha256(b"".join(self._sorted)).digest()
         return self._digest
+
+    def maker_of(self, epoch: int, public: bytes) -> bytes | None:
+        """Return the raw public key of the device that says that it has made an epoch, or None.
+
+        Args:
+            epoch: the epoch's number.
+            public: its raw key.
+        """
+        said = [
+            entry
+            for entry in self._current_view().epochs
+            if isinstance(entry.statement, Epoch)
+            and (entry.statement.epoch, entry.statement.public) == (epoch, public)
+        ]
+        return max(said, key=lambda entry: entry.sha256).signer if said else None
 
     def pending_removals(self, device: bytes, epoch_keys: Sequence[bytes]) -> list[bytes]:
         """Return for which removals a device has to move the group to another epoch.
@@ -270,7 +288,7 @@ class Roster:
         taken: list[bytes] = []
         waiting: dict[bytes, list[Entry]] = defaultdict(list)
         for data in entries:
-            if hashlib.sha256(data).digest() in self._entries:
+            if data in self:
                 continue
             try:
                 ready = [parse_entry(data)]

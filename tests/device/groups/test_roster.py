@@ -188,6 +188,15 @@ class EpochTests(TestCase):
         roster.note_epoch(DEVICES[0], 2, KEYS[2], [sha256(entry)])
         self.assertEqual([], self.pending(roster))
 
+    def test_who_has_made_an_epoch(self) -> None:
+        roster = new_roster(2)
+        self.assertIsNone(roster.maker_of(1, KEYS[1]))
+        roster.note_epoch(DEVICES[1], 1, KEYS[1])
+        roster.note_epoch(DEVICES[0], 1, KEYS[2])
+        self.assertEqual(KEYS[1], roster.maker_of(1, KEYS[1]))
+        self.assertEqual(KEYS[0], roster.maker_of(1, KEYS[2]))
+        self.assertIsNone(roster.maker_of(2, KEYS[1]))
+
     def test_nor_does_one_by_a_device_that_was_removed(self) -> None:
         roster = new_roster(4)
         entry = remove(roster, 1, 2)
@@ -343,6 +352,13 @@ class MergeTests(TestCase):
             ("add", {"device": KEYS[2], "name": "", "generation": 1, "number": 7}),
         ):
             self.assert_passed_over(Forger(0, [(add, 1)]).sign(kind, **keys))
+
+    def test_a_setting_replaces_one_of_its_own_key(self) -> None:
+        name = Forger(1).sign("set", key="name", value="x", replaces=NOTHING)
+        other = Forger(1, [(sha256(name), 1)]).sign(
+            "set", key="realm abst://x", value="yes", replaces=sha256(name)
+        )
+        self.assertEqual([name], self.roster.merge([name, other]))
 
     def test_other_kinds_are_kept_and_passed_on(self) -> None:
         forger = Forger(1)
