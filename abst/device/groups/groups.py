@@ -172,9 +172,13 @@ class Groups:
 
     def leave(self, group: Group) -> None:
         """Be in a group no more; the other members learn it when they are next met."""
-        if self._owner.device_id in group.roster.members():
-            group.roster.leave(self.identity)
-            group.roster_changed()
+        self._is_acting = True  # What is to be said is said once it is known why.
+        try:
+            if self._owner.device_id in group.roster.members():
+                group.roster.leave(self.identity)
+                group.roster_changed()
+        finally:
+            self._is_acting = False
         self._end(group, GroupError("this device has left the group"))
 
     # For the device.

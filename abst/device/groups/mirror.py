@@ -103,14 +103,7 @@ class Mirror:
 
     def word(self, hidden_name: bytes) -> ValueWord | None:
         """Return what was last said about a name, or None when it has no value."""
-        word = self._words.get(hidden_name)
-        if word is None and (sealed := self._sealed.get(hidden_name)) is not None:
-            try:
-                word = self._words[hidden_name] = self.open(hidden_name, sealed)
-            except AbstError as error:
-                # It could be read when it came, so it is this device's own disk or roster.
-                self.log.error("a stored value cannot be read: {error}", error=str(error))
-                return None
+        word = self._last_word(hidden_name)
         return None if word is None or self._is_over(word) else word
 
     def words(self) -> Iterator[tuple[bytes, ValueWord]]:
@@ -242,6 +235,16 @@ class Mirror:
 
     # Inside.
 
+    def _last_word(self, hidden_name: bytes) -> ValueWord | None:
+        word = self._words.get(hidden_name)
+        if word is None and (sealed := self._sealed.get(hidden_name)) is not None:
+            try:
+                word = self._words[hidden_name] = self.open(hidden_name, sealed)
+            except AbstError as error:
+                # It could be read when it came, so it is this device's own disk or roster.
+                self.log.error("a stored value cannot be read: {error}", error=str(error))
+        return word
+
     def _is_over(self, word: ValueWord) -> bool:
         if word.seconds is None:
             return False
@@ -312,7 +315,7 @@ class Mirror:
                 last=last,
             )
         for change in accepted.changes:
-            before = self.word(change.name)
+            before = self._last_word(change.name)
             self._words.pop(change.name, None)
             self._sealed.pop(change.name, None)
             self._unsaved.add(change.name)

@@ -180,14 +180,14 @@ class Values:
         ``RealmRefusedError`` when the realm does not take it, and with ``GroupError`` when it was
         not sent, or when the connection was lost before the answer: then it may be there or not.
         """
-        return ensureDeferred(self._set(_name(name), value, if_revision, seconds))
+        return ensureDeferred(self._set(_bytes(name), value, if_revision, seconds))
 
     def delete(self, name: str | bytes, *, if_revision: int | None = None) -> Deferred[int]:
         """Keep nothing under a name; fires with the revision, 0 when there was nothing.
 
         It fails as ``set`` does.
         """
-        return ensureDeferred(self._delete(_name(name), if_revision))
+        return ensureDeferred(self._delete(_bytes(name), if_revision))
 
     def get(self, name: str | bytes) -> Deferred[Value | None]:
         """Return a Deferred of what is under a name, or of None.
@@ -195,7 +195,7 @@ class Values:
         While the realm cannot be asked, or is not believed, it is what was checked last, and its
         ``age_seconds`` say how long ago that was.
         """
-        return ensureDeferred(self._get(_name(name)))
+        return ensureDeferred(self._get(_bytes(name)))
 
     def items(self, prefix: str | bytes = b"") -> Deferred[list[Value]]:
         """Return a Deferred of the values whose names begin with a prefix, by name.
@@ -458,10 +458,3 @@ def _value(word: ValueWord, revision: int, age: float) -> Value:
 
 def _bytes(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
-
-
-def _name(text: str | bytes) -> bytes:
-    name = _bytes(text)
-    if not name:
-        raise GroupError("a value's name has at least one byte")
-    return name
