@@ -20,6 +20,9 @@ MAX_NAMES: Final = 100_000
 MAX_NAMES_WITHOUT_VALUE: Final = 10_000
 """How many of these may be names that have no value any more."""
 
+MAX_WRITERS: Final = 4000
+"""Of how many devices it is remembered how new their words were; a group has at most 3000 here."""
+
 MAX_PROMISES: Final = 1024
 
 
@@ -115,6 +118,8 @@ class Known:
         for revision, step in found.steps.items():
             self._add_step(revision, step)
         self.writers.update(found.writers)
+        while len(self.writers) > MAX_WRITERS:
+            del self.writers[min(self.writers, key=lambda who: self.writers[who])]
         self.seen = {who: place for who, place in self.seen.items() if place[0] > self.revision}
         self.promised = {at: it for at, it in self.promised.items() if at > self.revision}
 

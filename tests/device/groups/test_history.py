@@ -14,9 +14,15 @@ from twisted.trial.unittest import TestCase
 
 from abst.device.groups.changes import NOTHING, Accepted, Change, Snapshot, What
 from abst.device.groups.history import MAX_AWAITED, History
-from abst.device.groups.known import MAX_NAMES_WITHOUT_VALUE, MAX_STEPS
-from abst.errors import DishonestRealmError, LocalProtocolError, MissingEpochError
-from abst.packets import ValueChanges, WatchingValues
+from abst.device.groups.known import (
+    MAX_NAMES,
+    MAX_NAMES_WITHOUT_VALUE,
+    MAX_PROMISES,
+    MAX_STEPS,
+    MAX_WRITERS,
+)
+from abst.errors import DishonestRealmError, GroupError, LocalProtocolError, MissingEpochError
+from abst.packets import MAX_MEMBERS, ValueChanges, WatchingValues
 from tests.device.groups.doubles import group_keys, member
 from tests.device.groups.small_realm import SmallRealm
 
@@ -250,11 +256,40 @@ class HonestTests(HistoryCase):
             (number.to_bytes(32, "big"), number, OTHER, False, False, 0) for number in range(many)
         ]
         steps = [(number, OTHER, number.to_bytes(32, "big")) for number in range(MAX_STEPS + 10)]
-        seen = [(number.to_bytes(16, "big"), 5000, OTHER) for number in range(10)]
-        kept = History(Snapshot(revision=many, names=names, steps=steps, seen=seen)).snapshot()
+        known = Snapshot(many, OTHER, names=names, steps=steps)
+        kept = History(known).snapshot()
         self.assertEqual(MAX_NAMES_WITHOUT_VALUE, len(kept.names))
         self.assertEqual(10, min(row[1] for row in kept.names))
         self.assertEqual((MAX_STEPS, 10), (len(kept.steps), kept.steps[0][0]))
+
+    def test_how_new_words_were_is_remembered_of_so_many_writers(self) -> None:
+        writers = [(number.to_bytes(16, "big"), number, 0) for number in range(MAX_WRITERS)]
+        self.history = History(Snapshot(writers=writers))
+        self.told_put(b"a", b"1", milliseconds=9)
+        kept = {row[0]: row[1:] for row in self.history.snapshot().writers}
+        self.assertEqual(MAX_WRITERS, len(kept))
+        self.assertNotIn(bytes(16), kept)
+
+    def test_what_members_and_the_realm_name_is_bounded(self) -> None:
+        for number in range(MAX_MEMBERS + 1):
+            self.history.take_seen(number.to_bytes(16, "big"), 5 + number, OTHER)
+        seen = self.history.snapshot().seen
+        self.assertEqual((MAX_MEMBERS, 6), (len(seen), min(row[1] for row in seen)))
+        self.history = History()
+        for revision in range(1, MAX_PROMISES + 2):
+            self.history.expect(OTHER)
+            self.history.take_put(revision, OTHER, OTHER)
+        promised = self.history.snapshot().promised
+        self.assertEqual((MAX_PROMISES, 2), (len(promised), promised[0][0]))
+
+    def test_a_group_with_more_names_than_any_is_refused(self) -> None:
+        names = [
+            (number.to_bytes(32, "big"), number, OTHER, True, False, 0)
+            for number in range(1, MAX_NAMES + 1)
+        ]
+        self.history = History(Snapshot(names=names))
+        self.realm.put(b"a", b"1")
+        self.assertRaises(GroupError, self.tell)
 
 
 class LyingTests(HistoryCase):
