@@ -161,6 +161,7 @@ class Realm:
 
     def announce_restart(self) -> None:
         """Tell every device that the realm stops, and when to come back, spread at random."""
+        self.groups.stop()
         spread = len(self.conversations) / RESTART_SPREAD_CONNECTIONS_PER_SECOND
         for conversation in tuple(self.conversations):
             wait = round(0.5 + self.random_fraction() * spread, 2)

@@ -7,19 +7,16 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from abst.device_id import DeviceID
+from abst.device_id import DeviceID, subject_public_key_info
 
 _PROOF: Final = b"ABST group proof 1"
 _MOVE: Final = b"ABST group epoch 1"
 _EPOCH_BYTES: Final = 8
 
-# What stands before the raw key in the SubjectPublicKeyInfo of an Ed25519 key (RFC 8410).
-_KEY_INFO: Final = bytes.fromhex("302a300506032b6570032100")
-
 
 def group_id_of(key: bytes) -> bytes:
     """Return the ID of the group whose epoch 0 has this raw public key."""
-    return DeviceID.of_key(_KEY_INFO + key)
+    return DeviceID.of_key(subject_public_key_info(key))
 
 
 def proves(

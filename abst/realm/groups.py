@@ -146,6 +146,11 @@ class Groups:
         for membership in tuple(client.memberships.values()):
             self._count_out(membership)
 
+    def stop(self) -> None:
+        """Tell nobody of anybody any more: all connections are going to be closed."""
+        for group in self._groups.values():
+            group.members.clear()
+
     def relay(self, membership: Membership, run: bytes, count: int) -> None:
         """Hand a run of ``count`` messages to every other member of the sender's group."""
         for device_id, other in membership.group.members.items():

@@ -316,6 +316,15 @@ class JoinTests(GroupsTestCase):
         self.assertEqual([Code.NOT_JOINED], self.bob.take_codes())
         self.join(self.bob)
 
+    def test_a_realm_that_stops_tells_nobody_who_goes(self) -> None:
+        self.join(self.alice, self.bob)
+        self.realm.core.announce_restart()
+        self.realm.settle()
+        for line in (self.alice, self.bob):
+            self.assertEqual([Code.RESTARTING], line.take_codes())
+            line.disconnect()
+        self.assertFalse(self.bob.conversation.is_joined(GROUP))
+
     def test_i_am_here_is_passed_on(self) -> None:
         self.join(self.alice, self.bob, self.carol)
         self.bob.send(HereInGroup(GROUP))
