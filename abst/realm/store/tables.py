@@ -7,6 +7,7 @@ next ``commit``, and looks as if it had been done at once. One thread uses it.
 from __future__ import annotations
 
 from pathlib import Path
+from struct import Struct
 from typing import Final
 
 from abst.database import Database, Row
@@ -42,37 +43,36 @@ CREATE TABLE history (
 );
 CREATE TABLE change (
     position INTEGER PRIMARY KEY,
-    name BLOB NOT NULL,
-    digest BLOB NOT NULL,
-    head BLOB NOT NULL,
-    deleted INTEGER NOT NULL,
-    due INTEGER,
+    facts BLOB NOT NULL,
     sealed BLOB
 )
 """,
 )
 """A change's position is the number of its history and its revision, in one number: the changes of
 a group stand together in their order, and need no index beside the table. What may be large stands
-last, so that the rest is read without it."""
+last, so that the rest is read without it; and the rest is one column, since to bind one
+takes as long as to store it."""
+
+_FACTS: Final = Struct(">32s32s32s?Q")
+"""A change's name, digest, head, whether it is a deletion, and when it is due: 0 for never."""
 
 _REVISION_BITS: Final = MAX_REVISION.bit_length()
 _MAX_NUMBER: Final = 2 ** (63 - _REVISION_BITS) - 1
 
-_INSERT = "INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO change VALUES (?, ?, ?)"
 _EMPTY = "UPDATE change SET sealed = NULL WHERE position = ?"
 _FORGET = "DELETE FROM change WHERE position BETWEEN ? AND ?"
 _COUNT = "UPDATE history SET value_bytes = ? WHERE number = ?"
 _RAISE = "UPDATE history SET floor = ?, floor_head = ? WHERE number = ?"
 _FIND = "SELECT number, floor, floor_head FROM history WHERE group_id = ?"
 _BEGIN = "INSERT INTO history (group_id, value_bytes, floor, floor_head) VALUES (?, 0, 0, ?)"
-_HEAD = "SELECT head FROM change WHERE position = ?"
+_HEAD = "SELECT facts FROM change WHERE position = ?"
 _OUTLINES = (
-    "SELECT position, name, length(sealed), deleted, due FROM change "
+    "SELECT position, facts, length(sealed) FROM change "
     "WHERE position BETWEEN ? AND ? ORDER BY position"
 )
 _CHANGES = (
-    "SELECT position, name, digest, head, sealed, deleted, due FROM change "
-    "WHERE position BETWEEN ? AND ? ORDER BY position"
+    "SELECT position, facts, sealed FROM change WHERE position BETWEEN ? AND ? ORDER BY position"
 )
 _PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?)"
 _GROUPS = "SELECT group_id, epoch, key, maker FROM peer_group"
@@ -131,11 +131,11 @@ class Tables:
         self._flush()
         base = known.base
         rows = self._database.read(_OUTLINES, (base, base + MAX_REVISION))
-        outlines = [
-            Outline(position - base, name, size, bool(deleted), due)
-            for position, name, size, deleted, due in rows
-        ]
-        head = self._head(rows[-1][0]) if rows else bytes(HASH_BYTES)
+        outlines = []
+        head = bytes(HASH_BYTES)
+        for position, facts, size in rows:
+            name, _, head, deleted, due = _FACTS.unpack(facts)
+            outlines.append(Outline(position - base, name, size, deleted, due or None))
         return History(head, known.floor, outlines)
 
     def add(self, addition: Addition) -> bool:
@@ -144,7 +144,8 @@ class Tables:
         known = self._known.get(group) or self._find(group) or self._begin(group)
         base = known.base
         for revision, name, digest, head, sealed, deleted, due in changes:
-            self._inserts.append((base + revision, name, digest, head, deleted, due, sealed))
+            facts = _FACTS.pack(name, digest, head, deleted, due or 0)
+            self._inserts.append((base + revision, facts, sealed))
         self._value_bytes[known.number] = value_bytes
         if emptied:
             self._emptied += [(base + revision,) for revision in emptied]
@@ -167,10 +168,12 @@ class Tables:
         self._flush()
         base = known.base
         rows = self._database.read(_CHANGES, (base + first, base + last))
-        changes = [
-            Change(position - base, name, digest, head, sealed, bool(deleted), due)
-            for position, name, digest, head, sealed, deleted, due in rows
-        ]
+        changes = []
+        for position, facts, sealed in rows:
+            name, digest, head, deleted, due = _FACTS.unpack(facts)
+            changes.append(
+                Change(position - base, name, digest, head, sealed, deleted, due or None)
+            )
         return Page(changes, known.floor, known.floor_head)
 
     def commit(self) -> None:
@@ -215,7 +218,7 @@ class Tables:
         return known
 
     def _head(self, position: int) -> bytes:
-        head: bytes = self._database.read(_HEAD, (position,))[0][0]
+        head: bytes = _FACTS.unpack(self._database.read(_HEAD, (position,))[0][0])[2]
         return head
 
     def _flush(self) -> None:

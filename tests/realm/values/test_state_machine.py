@@ -39,7 +39,7 @@ from tests.realm.values.stage import GROUPS, NAMES, Device, Turns
 LIMITS = Limits(
     group_values=5,
     group_bytes=120_000,
-    group_changes=8,
+    group_changes=6,
     value_requests_per_second=10**6,
     waiting_value_requests=10**6,
 )
@@ -144,6 +144,11 @@ class ValuesMachine(RuleBasedStateMachine):
             self.made(group, model.add((name, sealed, False, due)))
             self.expected[device, group].append(ValuePut(group, model.revision))
         self.handle(device, packet)
+
+    @rule(device=who, group=groups, some=st.lists(names, min_size=3, max_size=8))
+    def put_some(self, device: int, group: bytes, some: list[bytes]) -> None:
+        for name in some:
+            self.put(device, group, name, 30, None, "any")
 
     @rule(device=who, group=groups, name=names, kind=revisions)
     def delete(self, device: int, group: bytes, name: bytes, kind: str) -> None:
@@ -340,7 +345,7 @@ class StateMachineTests(SynchronousTestCase):
         run_state_machine_as_test(machine, settings=shape)
 
     def test_in_memory(self) -> None:
-        self.check(ValuesMachine, 15)
+        self.check(ValuesMachine, 12)
 
     def test_in_sqlite(self) -> None:
-        self.check(SqliteMachine, 12)
+        self.check(SqliteMachine, 10)
