@@ -63,7 +63,7 @@ class Leap(Draft):
         Raises:
             DishonestRealmError: a change that the realm had promised is not there.
         """
-        if self.head is None and self.revision <= self.floor:
+        if self.head is None:
             self._begin_after_floor()
         for name, last in self._known.names.items():
             if last.has_value and name not in self._listed:

@@ -151,6 +151,17 @@ class HonestTests(HistoryCase):
             self.assertEqual([], found.changes)
         self.assertEqual(known, self.history.snapshot())
 
+    def test_what_is_told_again_is_not_compared_when_it_is_not_remembered(self) -> None:
+        self.catch_up()
+        for value in range(4):
+            self.told_put(b"a", bytes([value]))
+        known = self.history.snapshot()
+        for steps in ([], known.steps[1:2], known.steps[2:]):
+            self.history = History(replace(known, steps=steps))
+            self.assertEqual(
+                [], self.history.take_told(self.realm.told(1, 4), self.realm.open).changes
+            )
+
     def test_a_list_that_was_asked_for_before_something_was_told(self) -> None:
         self.catch_up()
         self.told_put(b"a", b"1")
@@ -829,6 +840,42 @@ class FloorTests(HistoryCase):
         self.history.take_listed(self.realm.listed(0, 1), 0, self.realm.open)
         page = replace(self.realm.listed(3, 1), floor=5, floor_head=self.realm.heads[5])
         self.assert_listed_refused("broken_history", page)
+
+    def test_another_hash_at_the_floor_on_a_later_page(self) -> None:
+        self.miss()
+        self.list()
+        self.history.take_listed(self.realm.listed(0, 1), 0, self.realm.open)
+        page = replace(self.realm.listed(3, 1), floor_head=OTHER)
+        self.assert_listed_refused("broken_history", page)
+
+    def test_a_wrong_hash_at_a_floor_in_what_has_been_listed(self) -> None:
+        for name in (b"d", b"e", b"f"):
+            self.realm.put(name, b"x")
+        self.history.take_listed(self.realm.listed(3, 2), 3, self.realm.open)
+        self.realm.floor = 4
+        page = replace(self.realm.listed(5, 2), floor_head=OTHER)
+        self.assert_listed_refused("broken_history", page)
+
+    def test_nothing_comes_after_the_floor(self) -> None:
+        self.miss()
+        self.realm.floor = self.realm.revision
+        for size in (1, 100):
+            history = History(self.history.snapshot())
+            self.assertEqual((4, 8), self.catch_up(history, size)[-1].missed)
+            self.assert_is_right(history)
+
+    def test_the_floor_rises_over_what_has_been_listed(self) -> None:
+        """What was listed is younger than the floor that it began with, so the list goes on."""
+        self.miss()
+        for number in range(9):
+            self.realm.put(b"%d" % (number % 4), b"x", who=number % 3)
+        self.list()
+        self.history.take_listed(self.realm.listed(0, 5), 0, self.realm.open)
+        self.assertEqual(9, self.history.next_since)
+        self.realm.floor = 12
+        accepted = self.history.take_listed(self.realm.listed(9), 9, self.realm.open)
+        self.assertEqual((4, 12), accepted.missed)
+        self.assert_is_right()
 
     def test_changes_after_the_floor_have_no_gap(self) -> None:
         self.miss()
