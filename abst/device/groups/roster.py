@@ -120,14 +120,16 @@ class Roster:
     def pending_removals(self, device: bytes, epoch_keys: Sequence[bytes]) -> list[bytes]:
         """Return for which removals a device has to move the group to another epoch.
 
-        It is asked to for the devices that it has removed, and for those that somebody has removed
-        who is not a member either.
+        A member has to for the devices that it has removed, and for those that somebody has
+        removed who is not a member either.
 
         Args:
             device: the raw public key of the device that asks.
             epoch_keys: the key of each epoch, from 0 on.
         """
         view = self._current_view()
+        if device_id_of(device) not in view.members:
+            return []
         covered = {
             removal
             for entry in view.epochs
