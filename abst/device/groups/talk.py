@@ -167,7 +167,7 @@ class Talk:
         Else it might give them to a device of whose removal it does not know yet.
         """
         keys = self.group.keys
-        has_all = self._has_said_all and self._sent == len(self.group.roster)
+        has_all = self._sent == len(self.group.roster)
         needs = self._their_epoch is not None and self._their_epoch < keys.epoch
         if not has_all or not needs or self._given_epoch == keys.epoch:
             return []
