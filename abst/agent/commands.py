@@ -18,6 +18,8 @@ from abst.address import RealmAddress
 from abst.agent.control import Command, Emit
 from abst.agent.files.files import Files
 from abst.agent.files.sending import SendCommand
+from abst.agent.groups.commands import GroupCommands
+from abst.agent.groups.values import ValueCommands
 from abst.agent.home import Home
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import LanSetting
@@ -55,6 +57,8 @@ class Commands:
         stop: ends the agent.
         network: how the device uses the local network.
         streams: the commands about streams.
+        groups: the commands about groups and networks.
+        values: the commands about values.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Commands:
         stop: Callable[[], None],
         network: NetworkOwner,
         streams: StreamCommands,
+        groups: GroupCommands,
+        values: ValueCommands,
     ) -> None:
         self._device = device
         self._home = home
@@ -78,6 +84,8 @@ class Commands:
         self._stop = stop
         self._network = network
         self._streams = streams
+        self._groups = groups
+        self._values = values
         self._reach = Reachability(device)
         self._stopping = False
         self._started = device.reactor.seconds()
@@ -105,6 +113,8 @@ class Commands:
             "inbox": self.inbox,
             "down": self.down,
             **self._streams.by_name(),
+            **self._groups.by_name(),
+            **self._values.by_name(),
         }
 
     async def status(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -130,6 +140,7 @@ class Commands:
                 if (session := device.session_with(peer.device_id)) is not None
             ],
             **self._streams.status(),
+            **self._groups.status(),
         }
 
     async def peers(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -365,6 +376,8 @@ class Commands:
             **_with_addresses(peer),
             **_way(None if session is None else session.path),
             "key_pinned": peer.public_key is not None,
+            "introduced": peer.is_introduced,
+            "networks": self._groups.networks_of(peer),
             "in_session": session is not None,
         }
 

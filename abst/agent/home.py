@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from abst.address import RealmAddress, format_host_port, parse_host_port
+from abst.agent.groups.policy import OfferPolicy
 from abst.agent.lan_setting import LanSetting
 from abst.agent.streams.exposure import Exposure
 from abst.agent.streams.gate_lines import SOCKET_NAME
@@ -39,6 +40,7 @@ class Settings:
         lan: how it uses the local network.
         tells_observed_address: whether its peers are told at which address realms see it.
         exposures: what peers may reach behind it.
+        group_offers: what happens to groups that peers offer.
     """
 
     name: str = ""
@@ -47,6 +49,7 @@ class Settings:
     lan: LanSetting = field(default_factory=LanSetting)
     tells_observed_address: bool = True
     exposures: tuple[Exposure, ...] = ()
+    group_offers: OfferPolicy = OfferPolicy.ACCEPT
 
 
 class Home:
@@ -137,6 +140,7 @@ class Home:
             "realms": [str(address) for address in settings.realms],
             "lan": str(settings.lan),
             "tells_observed_address": settings.tells_observed_address,
+            "group_offers": str(settings.group_offers),
             "exposures": [
                 {
                     "service": exposure.service,
@@ -229,6 +233,7 @@ class Home:
                 tells_observed_address=bool(document.get("tells_observed_address", True)),
                 # Settings of earlier versions have none.
                 exposures=tuple(_exposure(entry) for entry in document.get("exposures", ())),
+                group_offers=OfferPolicy.parse(str(document.get("group_offers", "accept"))),
             )
         except (KeyError, TypeError, ValueError, AbstError) as error:
             raise ConfigurationError(str(path), None, f"not a device's settings: {error}") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from abst.database import Database
+from abst.device.groups import store as group_store
 from abst.device.session_store import ENDS_MIGRATION, MIGRATION
 
 DATABASE_KIND: Final = 0x41425354
@@ -61,6 +62,7 @@ CREATE TABLE arrived (
 );
 CREATE INDEX arrived_from ON arrived (device_id, number)
 """,
+    group_store.MIGRATION,
 )
 
 MAX_ARRIVED: Final = 4096

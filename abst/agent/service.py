@@ -16,6 +16,11 @@ from twisted.logger import Logger
 from abst.agent.commands import Commands
 from abst.agent.control import ControlFactory, Emit
 from abst.agent.files.files import Files
+from abst.agent.groups.commands import GroupCommands
+from abst.agent.groups.factory import AgentGroupFactory
+from abst.agent.groups.news import GroupNews
+from abst.agent.groups.offers import GroupOffers
+from abst.agent.groups.values import ValueCommands
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import ENVIRONMENT, LanSetting
@@ -27,6 +32,7 @@ from abst.agent.streams.gate import MAX_CONNECTIONS, Gate
 from abst.agent.threads import Threads
 from abst.database import Database
 from abst.device import Device, PeerBook
+from abst.device.groups.store import SqliteGroupStore
 from abst.device.lan import Lan, LocalNetwork
 from abst.device.session_store import SqliteSessionStore
 from abst.device_id import DeviceID
@@ -65,6 +71,7 @@ class AgentService(MultiService):
         self._gate: Gate | None = None
         self._gate_port: IListeningPort | None = None
         self._exposures: Exposures | None = None
+        self._offers: GroupOffers | None = None
         self._listeners: set[Emit] = set()
         self._settings = Settings()
         self.lan = LanSetting()
@@ -113,6 +120,8 @@ class AgentService(MultiService):
         peers = PeerBook(settings.peers, self._save)
         self._settings = settings
         self.lan = LanSetting.parse(self._environment.get(ENVIRONMENT) or str(settings.lan))
+        self._offers = GroupOffers(peers, settings.group_offers, self._notify)
+        news = GroupNews(peers, self._notify)
         self.device = Device(
             self._reactor,
             identity,
@@ -124,6 +133,8 @@ class AgentService(MultiService):
             store=SqliteSessionStore(self._database),
             lan=self._make_lan(self.lan),
             tells_observed_address=settings.tells_observed_address,
+            group_factory=AgentGroupFactory(self._offers, news),
+            group_store=SqliteGroupStore(self._database),
         )
         self.device.setServiceParent(self)
         self._files = Files(self.device, inbox, self._home.inbox, self._notify, self._threads)
@@ -139,6 +150,8 @@ class AgentService(MultiService):
             self._reactor.stop,
             self,
             StreamCommands(self.device, self._gate, self._exposures),
+            GroupCommands(self.device, self._offers, news, self._save),
+            ValueCommands(self.device, news),
         )
         try:
             self._gate_port = self._reactor.listenUNIX(
@@ -196,8 +209,8 @@ class AgentService(MultiService):
         return LocalNetwork(self._reactor, port=setting.port, interface=setting.interface)
 
     def _save(self) -> None:
-        device, exposures = self.device, self._exposures
-        if device is None or exposures is None:
+        device, exposures, offers = self.device, self._exposures, self._offers
+        if device is None or exposures is None or offers is None:
             return
         settings = replace(
             self._settings,
@@ -205,6 +218,7 @@ class AgentService(MultiService):
             realms=tuple(device.links),
             peers=device.peers.all(),
             exposures=exposures.all(),
+            group_offers=offers.policy,
         )
         try:
             self._home.save_settings(settings)

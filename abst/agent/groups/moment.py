@@ -1,0 +1,78 @@
+"""Waiting for something for a moment, and leaving it to itself when it takes longer."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from abst.agent.groups.factory import protocol_of
+from abst.device import Device
+from abst.device.groups.group import Group
+
+Result = TypeVar("Result")
+
+JOIN_SECONDS: Final = 3.0
+"""How long a command waits for a group to be joined, while its realm is connected."""
+
+
+def apart(waiting: Deferred[Result]) -> Deferred[Result]:
+    """Return a Deferred of the same that can be cancelled, while what it waits for goes on.
+
+    When nobody waits any more, what it fails with is dropped.
+    """
+    told: Deferred[Result] = Deferred(lambda _: None)
+
+    def fired(result: Any) -> None:
+        if not told.called:
+            told.errback(result) if isinstance(result, Failure) else told.callback(result)
+
+    waiting.addBoth(fired)
+    return told
+
+
+def within(reactor: Any, waiting: Deferred[Any], seconds: float) -> Deferred[bool]:
+    """Return a Deferred of whether something comes to pass in time; it fails as that does.
+
+    What takes longer goes on.
+    """
+    told: Deferred[Any] = apart(waiting)
+    is_late = object()
+    late = reactor.callLater(seconds, told.callback, is_late)
+
+    def settled(result: Any) -> Any:
+        if late.active():
+            late.cancel()
+        return result
+
+    return told.addBoth(settled).addCallback(lambda result: result is not is_late)
+
+
+class Joining:
+    """Waits for groups to be joined, where that makes sense.
+
+    Args:
+        device: the device; it has just been started.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._started = device.reactor.seconds()
+
+    async def wait(self, group: Group) -> bool:
+        """Wait for a group to be joined, for a moment; return whether it is.
+
+        While its realm has been away for longer, nothing is waited for.
+        """
+        link = None if group.realm is None else self._device.links.get(group.realm)
+        if group.is_joined or link is None:
+            return group.is_joined
+        reactor = self._device.reactor
+        if not link.is_up and reactor.seconds() - self._started >= JOIN_SECONDS:
+            return False
+        waiting = protocol_of(group).when_joined()
+        try:
+            return await within(reactor, waiting, JOIN_SECONDS)
+        finally:
+            waiting.cancel()
