@@ -207,8 +207,11 @@ class HonestTests(HistoryCase):
         self.history.take_nothing_deleted(hidden, OTHER)
 
     def test_what_is_acknowledged_must_be_expected(self) -> None:
-        with self.assertRaises(LocalProtocolError):
-            self.history.take_put(1, OTHER, OTHER)
+        self.catch_up()
+        told = digest_of(self.told_put(b"a", b"1"))
+        for digest in (told, OTHER):
+            with self.assertRaises(LocalProtocolError):
+                self.history.take_put(1, self.realm.keys.hidden_name(b"a"), digest)
         for number in range(MAX_AWAITED):
             self.history.expect(number.to_bytes(32, "big"))
         self.assertRaises(LocalProtocolError, self.history.expect, OTHER)
@@ -301,6 +304,9 @@ class HonestTests(HistoryCase):
         self.history = History(Snapshot(names=names))
         self.realm.put(b"a", b"1")
         self.assertRaises(GroupError, self.tell)
+        names[0] = (self.realm.keys.hidden_name(b"a"), *names[0][1:])
+        self.history = History(Snapshot(names=names))
+        self.assertEqual(1, len(self.tell()))
 
 
 class LyingTests(HistoryCase):
@@ -855,6 +861,17 @@ class FloorTests(HistoryCase):
         self.realm.floor = 4
         page = replace(self.realm.listed(5, 2), floor_head=OTHER)
         self.assert_listed_refused("broken_history", page)
+
+    def test_a_realm_that_has_forgotten_less_than_it_may(self) -> None:
+        self.miss()
+        packet = self.list()
+        replaced, deleted = self.realm.changes[3], self.realm.changes[4]
+        at = next(index for index, it in enumerate(packet.changes) if it[0] > 3)
+        packet.changes[at:at] = [[*replaced[:3], None], deleted]
+        accepted = self.history.take_listed(packet, 0, self.realm.open)
+        found = {it.revision: it.what for it in accepted.changes}
+        self.assertEqual({5: What.DELETED, 6: What.PUT, 7: What.PUT, 8: What.PUT}, found)
+        self.assert_is_right()
 
     def test_nothing_comes_after_the_floor(self) -> None:
         self.miss()
