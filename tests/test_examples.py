@@ -145,6 +145,23 @@ class ExamplesTests(TestCase):
         heard = f"{ids['alice']}: 'typed before bob is there'"
         wait_until(lambda: heard in bob.said, f"bob reads: {bob.said}")
 
+    def test_two_devices_switch_lights(self) -> None:
+        realm = self.start_realm()
+        ids, started = {}, {}
+        for name in ("porch", "hall"):
+            (self.folder / name).mkdir(mode=0o700)
+            ids[name] = self.make_device(f"{name}/identity.pem")
+        for name, what, other in (("hall", "join", "porch"), ("porch", "make", "hall")):
+            started[name] = Chatter(self.start("lights.py", name, realm, what, ids[other]))
+            self.addCleanup(started[name].stop)
+        hall, porch = started["hall"], started["porch"]
+        wait_until(lambda: "in the group lights" in hall.said, f"the hall says: {hall.said}")
+        wait_until(lambda: "hall is here" in porch.said, f"the porch says: {porch.said}")
+        porch.type("lamp on\n")
+        wait_until(lambda: "lamp is on" in hall.said, f"the hall says: {hall.said}")
+        hall.type("?\n")
+        wait_until(lambda: "light/lamp: on" in hall.said, f"the hall says: {hall.said}")
+
     def test_a_chat_without_the_other_side_ends_with_its_input(self) -> None:
         realm = "abst://127.0.0.1:1/"
         alice = self.chatter("alice.pem", realm, self.make_device("bob.pem"))

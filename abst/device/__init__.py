@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from abst.device.device import Device
+    from abst.device.groups.group import Group
+    from abst.device.groups.groups import Groups
+    from abst.device.groups.protocol import GroupFactory, GroupOffer, GroupProtocol
+    from abst.device.groups.store import SqliteGroupStore
+    from abst.device.groups.values import Value, ValueChange, Values
     from abst.device.lan import LocalNetwork
     from abst.device.pairing_attempt import (
         NearbyDevice,
@@ -29,6 +34,11 @@ __all__ = [
     "Device",
     "DeviceFactory",
     "DeviceProtocol",
+    "Group",
+    "GroupFactory",
+    "GroupOffer",
+    "GroupProtocol",
+    "Groups",
     "LocalNetwork",
     "NearbyDevice",
     "PairingAttempt",
@@ -36,10 +46,14 @@ __all__ = [
     "Path",
     "Peer",
     "PeerBook",
+    "SqliteGroupStore",
     "StreamAddress",
     "StreamClientEndpoint",
     "StreamServerEndpoint",
     "Streams",
+    "Value",
+    "ValueChange",
+    "Values",
     "parse_target",
 ]
 
@@ -47,6 +61,11 @@ _MODULES: Final = {
     "Device": "device",
     "DeviceFactory": "protocol",
     "DeviceProtocol": "protocol",
+    "Group": "groups.group",
+    "GroupFactory": "groups.protocol",
+    "GroupOffer": "groups.protocol",
+    "GroupProtocol": "groups.protocol",
+    "Groups": "groups.groups",
     "LocalNetwork": "lan",
     "NearbyDevice": "pairing_attempt",
     "PairingAttempt": "pairing_attempt",
@@ -54,10 +73,14 @@ _MODULES: Final = {
     "Path": "paths",
     "Peer": "peers",
     "PeerBook": "peers",
+    "SqliteGroupStore": "groups.store",
     "StreamAddress": "streams.stream",
     "StreamClientEndpoint": "streams.endpoints",
     "StreamServerEndpoint": "streams.endpoints",
     "Streams": "streams.streams",
+    "Value": "groups.values",
+    "ValueChange": "groups.values",
+    "Values": "groups.values",
     "parse_target": "pairing_attempt",
 }
 """In which module each public name stands."""
