@@ -57,6 +57,7 @@ from abst.realm.refusal import Refusal
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
+from abst.realm.values.canonical import read_request
 
 JOINED_WRITE_BYTES: Final = 16384
 """How much is joined into one write: a TLS record's most."""
@@ -470,6 +471,7 @@ class Conversation:
             data = bytes(self._partial)
             self._partial.clear()
             self._frame = None
+        values = self._realm.values
         position = 0
         size = len(data)
         while position < size and self.state is not State.CLOSED:
@@ -477,6 +479,12 @@ class Conversation:
                 position = self._relay(data, position, now, len(self._send_head), self._forward)
             elif self.state is State.HERE and data.startswith(self._message_head, position):
                 position = self._relay(data, position, now, len(self._message_head), self._publish)
+            elif values is not None and self.state is State.HERE:
+                asked, position = read_request(data, position)
+                if asked is None:
+                    position = self._decode(data, position, now)
+                else:
+                    values.handle(self, asked, now)
             else:
                 position = self._decode(data, position, now)
 
