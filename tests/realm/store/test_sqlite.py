@@ -194,6 +194,36 @@ class FullDiskTests(StoreCase):
         self.ask(self.alice, PutValue(GROUP, NAMES[0], bytes(30)))
         self.assertEqual(30, self.values._groups.value_bytes)
 
+    def test_what_was_asked_for_meanwhile_is_not_kept_either(self) -> None:
+        self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
+        pages = self.run_sql(self.store, "PRAGMA page_count")[0][0]
+        self.run_sql(self.store, f"PRAGMA max_page_count = {pages + 1}")
+        self.values.handle(self.alice, PutValue(GROUP, NAMES[1], bytes(60_000)), 0.0)
+        self.turns.run_some(1)  # The thread has it now.
+        answers = self.ask(self.alice, PutValue(GROUP, NAMES[0], b"second"))
+        self.assertEqual([Code.NOT_KEPT] * 2, [answer.code for answer in answers])
+        (answer,) = self.ask(self.alice, PutValue(GROUP, NAMES[0], b"third", if_revision=1))
+        self.assertEqual(ValuePut(GROUP, 2), answer)
+
+    def test_groups_that_were_not_kept_begin_anew(self) -> None:
+        other = bytes(GROUPS[1])
+        pages = self.run_sql(self.store, "PRAGMA page_count")[0][0]
+        self.run_sql(self.store, f"PRAGMA max_page_count = {pages}")
+        for group in (GROUP, other):
+            (answer,) = self.ask(self.alice, PutValue(group, NAMES[0], bytes(60_000)))
+            self.assertEqual(Code.NOT_KEPT, answer.code)
+        self.run_sql(self.store, "PRAGMA max_page_count = 1000000")
+        self.ask(self.alice, PutValue(other, NAMES[1], b"22"))
+        self.ask(self.alice, PutValue(GROUP, NAMES[2], b"333"))
+        self.close(self.store)
+        self.store = self.open()
+        self.assertEqual(5, self.store.value_bytes())
+        self.values = Values(self.store, Limits(), Counters(), lambda: 1000.0)
+        for group, name, value in ((GROUP, NAMES[2], b"333"), (other, NAMES[1], b"22")):
+            (page,) = self.ask(self.bob, ListValues(group, 0))
+            assert isinstance(page, ValueChanges)
+            self.assertEqual([(1, name, value)], [(row[0], row[1], row[3]) for row in page.changes])
+
     def test_what_cannot_be_read_is_said(self) -> None:
         self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
         self.run_sql(self.store, "ALTER TABLE change RENAME TO lost")
