@@ -196,6 +196,8 @@ class FewGroupsTests(GroupsTestCase):
         self.create(OTHER)
         self.alice.send(OTHER.create(self.alice, 1))
         self.assertEqual(1, self.realm.core.counters.groups_moved)
+        self.begin(self.store)
+        self.assert_refused(self.carol, Code.GROUPS_FULL, KEYS.create(self.carol))
 
     def test_what_is_being_written_counts(self) -> None:
         store = SlowStore()
@@ -207,6 +209,16 @@ class FewGroupsTests(GroupsTestCase):
         self.alice.take()
         self.alice.send(KEYS.create(self.alice))
         self.assertEqual(2, len(store.waiting))
+
+    def test_what_was_not_kept_does_not_count(self) -> None:
+        store = SlowStore()
+        self.begin(store)
+        for _ in range(2):
+            self.alice.send(Keys(b"first").create(self.alice))
+            store.answer(is_kept=False)
+        for line, name in ((self.alice, b"1"), (self.alice, b"2"), (self.bob, b"3")):
+            line.send(Keys(name).create(line))
+        self.assertEqual(3, len(store.waiting))
 
     def test_makers_are_known_after_a_restart(self) -> None:
         for name in (b"first", b"second"):
@@ -319,6 +331,7 @@ class JoinTests(GroupsTestCase):
     def test_a_realm_that_stops_tells_nobody_who_goes(self) -> None:
         self.join(self.alice, self.bob)
         self.realm.core.announce_restart()
+        self.assertEqual(3, len(self.realm.core.touched), "each has one word to be told, the last")
         self.realm.settle()
         for line in (self.alice, self.bob):
             self.assertEqual([Code.RESTARTING], line.take_codes())

@@ -15,7 +15,18 @@ from twisted.trial.unittest import SkipTest, TestCase
 from abst import codec
 from abst.errors import Code
 from abst.identity import Identity
-from abst.packets import BackHeartbeat, Error, Hello, Send
+from abst.packets import (
+    BackHeartbeat,
+    CreateGroup,
+    Error,
+    GroupEpoch,
+    GroupLeft,
+    GroupMembers,
+    GroupMessage,
+    Hello,
+    JoinGroup,
+    Send,
+)
 from abst.poller import Poller
 from abst.realm import RealmFactory, RealmProtocol
 from abst.realm.limits import Limits
@@ -29,6 +40,7 @@ from tests.carriers import (
     until,
 )
 from tests.integration.raw_client import RawDevice, client_context, identities
+from tests.realm.group_members import Keys
 
 REALM_IDENTITY = Identity.generate()
 ALICE, BOB, CAROL, *OTHERS = identities(20)
@@ -127,6 +139,37 @@ class RealmBehaviour(Behaviour):
             self.assertEqual(Send(alice.device_id, bob.device_id, content), bob.receive())
             bob.send_to(alice.device_id, content, request=size)
             self.assertEqual(Send(bob.device_id, alice.device_id, content, size), alice.receive())
+
+    @in_thread
+    def test_messages_reach_the_members_of_a_group(self) -> None:
+        keys = Keys(b"garden")
+        group = keys.group
+        members: list[bytes] = []
+        devices: list[RawDevice] = []
+        for identity in (ALICE, BOB, CAROL):
+            device = self.device(identity)
+            nonce, device_id = device.hello().nonce, device.device_id
+            if not members:
+                proof = keys.proof(nonce, device_id, 0)
+                device.send(CreateGroup(group, 0, keys.public(0), proof))
+                self.assertEqual(GroupEpoch(group, 0, keys.public(0)), device.receive())
+            device.send(JoinGroup(group, 0, keys.proof(nonce, device_id, 0)))
+            members.append(device_id)
+            answer = device.receive()
+            assert isinstance(answer, GroupMembers), answer
+            self.assertEqual(members, answer.devices)
+            for other in devices:
+                self.assertEqual(GroupMembers(group, 0, [device_id]), other.receive())
+            devices.append(device)
+        alice, bob, carol = devices
+        for size in (0, 1, 256, 17_000, 65_000):
+            message = GroupMessage(alice.device_id, group, bytes(size))
+            alice.send(message)
+            for other in (bob, carol):
+                self.assertEqual(message, other.receive())
+        bob.close()
+        for other in (alice, carol):
+            self.assertEqual(GroupLeft(group, [bob.device_id]), other.receive())
 
     @in_thread
     def test_many_packets_arrive_in_order(self) -> None:
