@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -165,6 +166,7 @@ class Entry:
                 return True
 
 
+@lru_cache(maxsize=4096)
 def device_id_of(public_key: bytes) -> DeviceID:
     """Return the ID of the device with a raw public key."""
     return DeviceID.of_key(_KEY_INFO + public_key)

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from abst.device.groups.entries import (
+    COMMON_FIELDS,
     LABEL,
     MAX_MAP_BYTES,
+    MAX_WITHOUT,
     NOTHING,
+    STATEMENT_FIELDS,
     Add,
     parse_entry,
     raw_key_of,
@@ -22,7 +25,7 @@ from abst.device.groups.entries import (
 from abst.device.groups.roster import MAX_ENTRIES, Roster
 from abst.device.groups.view import view_of
 from abst.errors import GroupError, RemoteProtocolError
-from abst.packets import SIGNATURE_BYTES
+from abst.packets import MAX_ROSTER_ENTRY_BYTES, SIGNATURE_BYTES
 from tests.device.groups.rosters import (
     DEVICES,
     GROUP,
@@ -32,6 +35,7 @@ from tests.device.groups.rosters import (
     new_roster,
     numbers_in,
 )
+from tests.test_spec import numbers, page, plain, table
 
 
 def sha256(entry: bytes) -> bytes:
@@ -649,3 +653,28 @@ class FormTests(TestCase):
         self.assertEqual(Add(KEYS[1], "device 1", 1), entry.statement)
         self.assertEqual((KEYS[0], 1, 1), (entry.signer, entry.number, entry.standing))
         self.assertEqual(raw_key_of(DEVICES[0]), entry.signer)
+
+    def test_the_table_of_fields_is_the_codes_own(self) -> None:
+        rows = table(page("rosters.md"), "Entries", "key", "type", "in")
+        written = {plain(row["key"]): (row["type"], row["in"]) for row in rows}
+        kinds: dict[str, list[str]] = {}
+        types = {item.name: item.type for item in COMMON_FIELDS}
+        for kind, (_, own) in STATEMENT_FIELDS.items():
+            for item in own:
+                types[item.name] = item.type
+                kinds.setdefault(item.name, []).append(f"`{kind}`")
+        expected = {
+            name: (kind, ", ".join(kinds.get(name, ["all"]))) for name, kind in types.items()
+        }
+        self.assertEqual(expected, written)
+        self.assertEqual([*expected], [*written])
+
+    def test_the_numbers_are_the_codes_own(self) -> None:
+        expected = {
+            "bytes of an entry, at most": SIGNATURE_BYTES + MAX_MAP_BYTES,
+            "entries of a group, at most": MAX_ENTRIES,
+            "removals that one epoch names, at most": MAX_WITHOUT,
+        }
+        self.assertEqual(expected, numbers(page("rosters.md"), "Numbers"))
+        self.assertEqual(MAX_ROSTER_ENTRY_BYTES, SIGNATURE_BYTES + MAX_MAP_BYTES)
+        self.assertIn(LABEL.decode(), page("rosters.md"))

@@ -12,14 +12,15 @@ from twisted.trial.unittest import TestCase
 
 from abst.address import RealmAddress
 from abst.device.groups.keys import GroupKeys
-from abst.device.groups.offers import MAX_OFFERS, Refusal
+from abst.device.groups.offers import MAX_OFFERS, OfferBook, Refusal
 from abst.device.groups.roster import Roster
 from abst.device.groups.sharing import Accepted, Gone, KeysRefused, Offered, Out, Reach, Refused
-from abst.device.groups.talk import PACKETS_AT_ONCE
+from abst.device.groups.talk import MAX_PACKET_BYTES, PACKETS_AT_ONCE
 from abst.errors import GroupError
 from abst.packets import MAX_EPOCHS, GiveGroup
 from tests.device.groups.houses import GROUP_ID, House, Street, seed
 from tests.device.groups.rosters import DEVICES, KEYS
+from tests.test_spec import numbers, page, plain, table
 
 
 def steps(street: Street, since: int = 0) -> list[str]:
@@ -141,6 +142,16 @@ class OfferTests(Streets):
         self.assertEqual(len(one.group.roster), sent)
         street.settle()
         self.assert_agree(street.houses)
+
+    def test_what_has_not_come_whole_is_forgotten_with_its_channel(self) -> None:
+        one = Street(1).houses[0]
+        one.found()
+        partial = GiveGroup("offer", GROUP_ID, founder=KEYS[0], kind="group", seeds=[seed(0)])
+        book = OfferBook(one.id)
+        book.begin(one.id, partial)
+        self.assertTrue(book.is_incoming(GROUP_ID, one.id))
+        book.lost(one.id)
+        self.assertFalse(book.is_incoming(GROUP_ID, one.id))
 
     def test_so_many_offers_wait_and_no_more(self) -> None:
         street = self.street(2)
@@ -383,6 +394,16 @@ class StateTests(Streets):
         one.group.roster.rename(DEVICES[0], "x")
         one.change()
         self.assertEqual([Reach(street.houses[2].id)], one.seen)
+
+
+class SpecificationTests(TestCase):
+    def test_numbers_and_codes(self) -> None:
+        written = numbers(page("groups.md"), "Numbers")
+        self.assertEqual(MAX_PACKET_BYTES, written["bytes of a packet that gives access, at most"])
+        self.assertEqual(PACKETS_AT_ONCE, written["packets with entries that are sent at once"])
+        self.assertEqual(MAX_OFFERS, written["offers that wait for a decision, at most"])
+        rows = table(page("groups.md"), "Offers", "code", "why")
+        self.assertEqual([str(code) for code in Refusal], [plain(row["code"]) for row in rows])
 
 
 class StrangerTests(Streets):
