@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,6 +29,18 @@ _VALUES: Final = b"ABST group values 1"
 _NAMES: Final = b"ABST group names 1"
 _PROOF: Final = b"ABST group proof 1"
 _MOVE: Final = b"ABST group epoch 1"
+
+
+class Signer(Protocol):
+    """A device that says something: its ``Identity``."""
+
+    @property
+    def device_id(self) -> DeviceID:
+        """Its ID."""
+
+    @property
+    def private_key(self) -> Ed25519PrivateKey:
+        """Its key."""
 
 
 def number(value: int) -> bytes:

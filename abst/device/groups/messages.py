@@ -15,9 +15,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from abst.device.groups.keys import GroupKeys, derive, is_signed, number
+from abst.device.groups.keys import GroupKeys, Signer, derive, is_signed, number
 from abst.errors import GroupError
-from abst.identity import Identity
 from abst.packets.limits import HASH_BYTES, MAX_COUNT, MAX_EPOCHS, SIGNATURE_BYTES
 
 EPOCH_BYTES: Final = 4
@@ -85,7 +84,7 @@ class MessageWriter:
         counter: the number of the next message.
     """
 
-    def __init__(self, identity: Identity, now_milliseconds: int, last_stream: int = 0) -> None:
+    def __init__(self, identity: Signer, now_milliseconds: int, last_stream: int = 0) -> None:
         self._identity = identity
         self.stream = max(now_milliseconds, last_stream + 1)
         if self.stream > MAX_COUNT:

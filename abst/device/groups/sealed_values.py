@@ -15,10 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from abst import codec
-from abst.device.groups.keys import GroupKeys, derive, is_signed
+from abst.device.groups.keys import GroupKeys, Signer, derive, is_signed
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import DishonestRealmError, GroupError, RemoteProtocolError
-from abst.identity import Identity
 from abst.packets.fields import is_binary, is_count
 from abst.packets.limits import (
     HASH_BYTES,
@@ -63,7 +62,7 @@ class ValueWord:
     seconds: int | None = None
 
 
-def seal(keys: GroupKeys, identity: Identity, word: ValueWord, salt: bytes) -> bytes:
+def seal(keys: GroupKeys, identity: Signer, word: ValueWord, salt: bytes) -> bytes:
     """Return what the realm shall keep of a word, in the newest epoch.
 
     Args:
