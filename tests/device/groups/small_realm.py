@@ -28,6 +28,15 @@ class SmallRealm:
         # Of each name the revision of its last change, and whether it has a value since then.
         self.last: dict[bytes, tuple[int, bool]] = {}
 
+    def copy(self) -> SmallRealm:
+        """Return another realm with the same history so far."""
+        other = SmallRealm(self.keys)
+        other.changes = [list(change) for change in self.changes]
+        other.heads = list(self.heads)
+        other.floor, other.milliseconds = self.floor, self.milliseconds
+        other.last = dict(self.last)
+        return other
+
     @property
     def revision(self) -> int:
         """The newest change."""

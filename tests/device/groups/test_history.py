@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -346,7 +345,7 @@ class LyingTests(HistoryCase):
     def test_a_writer_that_knew_more_than_the_realm_says_there_was(self) -> None:
         word = self.realm.word(b"c", b"4")
         for lie in (replace(word, revision=4), replace(word, replaces=9)):
-            realm = copy.deepcopy(self.realm)
+            realm = self.realm.copy()
             realm.add(b"c", realm.seal(lie), has_value=True)
             self.assert_told_refused("rolled_back", realm.told(4))
 
@@ -411,17 +410,17 @@ class LyingTests(HistoryCase):
         self.assert_told_refused("forged", packet)
 
     def test_a_change_that_no_member_has_made(self) -> None:
-        stranger = copy.deepcopy(self.realm)
+        stranger = self.realm.copy()
         stranger.keys = group_keys(group=101)
         made_up = stranger.seal(stranger.word(b"c", b"4"))
         for sealed in (b"", bytes(200), made_up):
-            realm = copy.deepcopy(self.realm)
+            realm = self.realm.copy()
             realm.add(b"c", sealed, has_value=True)
             self.assert_told_refused("forged", realm.told(4))
 
     def test_an_old_value_given_as_new(self) -> None:
         for sealed in (self.first, self.third):
-            realm = copy.deepcopy(self.realm)
+            realm = self.realm.copy()
             realm.add(b"a", sealed, has_value=True)
             self.assert_told_refused("forged", realm.told(4))
 
@@ -438,7 +437,7 @@ class LyingTests(HistoryCase):
 
     def test_the_end_of_a_value_that_had_no_time(self) -> None:
         for name in (b"b", b"never"):
-            realm = copy.deepcopy(self.realm)
+            realm = self.realm.copy()
             realm.end(name)
             self.assert_told_refused("forged", realm.told(4))
         self.told_put(b"b", None)
@@ -565,7 +564,7 @@ class AnswerTests(HistoryCase):
         assert word is not None
         self.assertEqual(b"3", word.value)
         self.assertTrue(self.history.is_behind)
-        realm = copy.deepcopy(self.realm)
+        realm = self.realm.copy()
         realm.changes, realm.heads = realm.changes[:2], realm.heads[:3]
         self.assert_refused("rolled_back", self.history.take_watching, realm.watching())
         realm.put(b"c", b"3")
@@ -676,14 +675,14 @@ class ForkTests(HistoryCase):
 
     def test_a_value_whose_writer_was_told_another_history(self) -> None:
         for knows in range(3):
-            realm = copy.deepcopy(self.realm)
+            realm = self.realm.copy()
             word = replace(realm.word(b"b", b"3", knows=knows), head=OTHER)
             realm.add(b"b", realm.seal(word), has_value=True)
             self.assert_told_refused("forked", realm.told(3))
 
     def test_a_change_that_was_told_to_one_alone(self) -> None:
         """What another member writes later shows it."""
-        other = copy.deepcopy(self.realm)
+        other = self.realm.copy()
         self.told_put(b"c", b"to one alone")
         other.put(b"d", b"to the others")
         sealed = other.put(b"d", b"later")
