@@ -206,10 +206,11 @@ class FullDiskTests(StoreCase):
         self.assertEqual(ValuePut(GROUP, 2), answer)
 
     def test_groups_that_were_not_kept_begin_anew(self) -> None:
-        other = bytes(GROUPS[1])
+        other, third = bytes(GROUPS[1]), bytes(GROUPS[2])
+        self.ask(self.alice, PutValue(third, NAMES[0], b"4444"))
         pages = self.run_sql(self.store, "PRAGMA page_count")[0][0]
         self.run_sql(self.store, f"PRAGMA max_page_count = {pages}")
-        for group in (GROUP, other):
+        for group in (GROUP, other, third):
             (answer,) = self.ask(self.alice, PutValue(group, NAMES[0], bytes(60_000)))
             self.assertEqual(Code.NOT_KEPT, answer.code)
         self.run_sql(self.store, "PRAGMA max_page_count = 1000000")
@@ -217,7 +218,7 @@ class FullDiskTests(StoreCase):
         self.ask(self.alice, PutValue(GROUP, NAMES[2], b"333"))
         self.close(self.store)
         self.store = self.open()
-        self.assertEqual(5, self.store.value_bytes())
+        self.assertEqual(9, self.store.value_bytes())
         self.values = Values(self.store, Limits(), Counters(), lambda: 1000.0)
         for group, name, value in ((GROUP, NAMES[2], b"333"), (other, NAMES[1], b"22")):
             (page,) = self.ask(self.bob, ListValues(group, 0))
@@ -240,6 +241,41 @@ class FullDiskTests(StoreCase):
 
 class CommitTests(StoreCase):
     """What goes into one commit."""
+
+    def test_what_comes_behind_a_change_in_one_commit_sees_it(self) -> None:
+        store = self.open()
+        values = Values(store, Limits(), Counters(), lambda: 1000.0)
+        alice = Device()
+        values.handle(alice, GetValue(GROUP, NAMES[0]), 0.0)
+        self.settle(store)
+        alice.take()
+        for value in (b"first", b"second"):
+            values.handle(alice, PutValue(GROUP, NAMES[0], value), 0.0)
+            values.handle(alice, GetValue(GROUP, NAMES[0]), 0.0)
+        values.handle(alice, ListValues(GROUP, 0), 0.0)
+        self.settle(store)
+        *answers, page = alice.take()
+        self.assertEqual(
+            [
+                ValuePut(GROUP, 1),
+                ValueFound(GROUP, NAMES[0], 1, b"first"),
+                ValuePut(GROUP, 2),
+                ValueFound(GROUP, NAMES[0], 2, b"second"),
+            ],
+            answers,
+        )
+        assert isinstance(page, ValueChanges)
+        self.assertEqual([None, b"second"], [change[3] for change in page.changes])
+
+    def test_what_is_forgotten_takes_no_room(self) -> None:
+        store = self.open()
+        limits = Limits(group_changes=16, value_requests_per_second=1000)
+        values = Values(store, limits, Counters(), lambda: 1000.0)
+        for number in range(60):
+            values.handle(Device(), PutValue(GROUP, NAMES[bool(number)], b"x"), 0.0)
+        self.settle(store)
+        rows = self.run_sql(store, "SELECT count(*), min(position) & 0xffff FROM change")
+        self.assertEqual([(1 + 18, 1)], rows)
 
     def test_what_comes_in_one_turn_is_committed_and_answered_at_once(self) -> None:
         store = self.open()

@@ -305,6 +305,80 @@ class OrderTests(ValuesCase):
         self.assertEqual([ValueFound(GROUP, NAMES[0], 1, bytes(10))], self.alice.take())
 
 
+class ForgettingTests(ValuesCase):
+    """Which changes a realm keeps."""
+
+    CHANGES = 16  # So floors rise by three at once.
+
+    def setUp(self) -> None:
+        self.make(group_changes=self.CHANGES)
+
+    def open_again(self) -> None:
+        limits = Limits(group_changes=self.CHANGES)
+        self.values = Values(self.store, limits, Counters(), lambda: self.wall)
+
+    def listed(self, since: int = 0) -> ValueChanges:
+        self.alice.take()
+        self.ask(ListValues(GROUP, since))
+        (page,) = self.alice.take()
+        assert isinstance(page, ValueChanges)
+        return page
+
+    def kept(self) -> set[int]:
+        return set(self.store._kept[GROUP].changes)
+
+    def replace_what_is_under_the_floor(self) -> ValueChanges:
+        self.put(0)
+        while not (page := self.listed()).floor:
+            self.put(1)
+        self.put(0)
+        return page
+
+    def test_what_is_replaced_under_the_floor_is_told_no_more_and_forgotten(self) -> None:
+        for open_again in (lambda: None, self.open_again):
+            self.make(group_changes=self.CHANGES)
+            before = self.replace_what_is_under_the_floor()
+            self.assertEqual((3, 1), (before.floor, before.changes[0][0]))
+            open_again()
+            page = self.listed()
+            self.assertEqual((3, 4), (page.floor, page.changes[0][0]))
+            self.assertIn(1, self.kept())
+            for _ in range(2 * self.CHANGES):
+                self.put(1)
+            page = self.listed()
+            assert page.floor is not None
+            # The value of the first name is under the floor again, and the only thing there.
+            self.assertEqual([20], [revision for revision in self.kept() if revision <= page.floor])
+            self.assertEqual(20, page.changes[0][0])
+
+    def test_a_deletion_is_forgotten_with_the_others(self) -> None:
+        self.put(0)
+        self.ask(DeleteValue(GROUP, NAMES[0], b"gone"))
+        for _ in range(2 * self.CHANGES):
+            self.put(1)
+        self.alice.take()
+        self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertEqual([ValueFound(GROUP, NAMES[0], 0)], self.alice.take())
+        self.assertLess(2, min(self.kept()))
+
+    def test_a_large_value_goes_when_it_is_replaced_and_a_small_one_with_its_change(self) -> None:
+        self.put(0, size=1024)
+        self.put(0, size=1025)
+        self.put(0, size=0)
+        sizes = [len(change.sealed or b"") for change in self.store._kept[GROUP].changes.values()]
+        self.assertEqual([1024, 0, 0], sizes)
+        self.assertEqual([None, None, b""], [change[3] for change in self.listed().changes])
+
+    def test_a_page_has_so_many_changes(self) -> None:
+        self.make()
+        for number in range(MAX_CHANGES + 1):
+            self.ask(PutValue(GROUP, number.to_bytes(32, "big"), b""))
+        page = self.listed()
+        self.assertEqual((MAX_CHANGES, True), (len(page.changes), page.more))
+        page = self.listed(since=1)
+        self.assertEqual((MAX_CHANGES, None), (len(page.changes), page.more))
+
+
 class MemoryTests(SynchronousTestCase):
     """How much is in memory."""
 
