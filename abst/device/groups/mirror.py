@@ -90,6 +90,7 @@ class Mirror:
         }
         self._words: dict[bytes, ValueWord] = {}
         self._link: Link | None = None
+        self._epoch = 0
         self._is_following = False
         self._is_working = False
         self._works_again = False
@@ -151,10 +152,11 @@ class Mirror:
 
     # What happens.
 
-    def joined(self, link: Link, limits: dict[str, float]) -> None:
-        """Follow the values: the group is joined."""
+    def joined(self, link: Link, limits: dict[str, float], epoch: int) -> None:
+        """Follow the values: the group is joined, in an epoch."""
         self._link = link
         self.limits = limits
+        self._epoch = epoch
         self.work()
 
     def parted(self) -> None:
@@ -269,7 +271,8 @@ class Mirror:
                     raise RemoteProtocolError(Code.MALFORMED, "the answer to List is another one")
                 self._accepted(self.history.take_listed(listed, since, self.open))
             self._is_following = True
-            self.history.moved(self._owner.keys.epoch)
+            # Not the newest epoch whose key is here: the realm may not be there yet.
+            self.history.moved(self._epoch)
             self._heard()
         finally:
             self._is_working = False

@@ -222,7 +222,7 @@ class Values:
 
     def joined(self, link: Link, limits: dict[str, float]) -> None:
         """Follow the values: the group is joined."""
-        self._mirror.joined(link, limits)
+        self._mirror.joined(link, limits, self._owner.keys.epoch)
         self._rewrite_soon()
 
     def parted(self) -> None:
