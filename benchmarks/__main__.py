@@ -44,13 +44,24 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from benchmarks import circuit_report, file_report, measure, message_report, network, report
+from benchmarks import (
+    circuit_report,
+    fanout_report,
+    file_report,
+    measure,
+    message_report,
+    network,
+    report,
+)
 from benchmarks.abst_circuits import AbstCircuits
 from benchmarks.abst_files import AbstFiles
+from benchmarks.abst_group import AbstGroup
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
 from benchmarks.certificates import Authority, make_authority
 from benchmarks.circuits import CIRCUIT_LOADS
 from benchmarks.errors import ServerNotInstalled
+from benchmarks.fanout import FANOUT_LOADS
+from benchmarks.fanout_servers import FanoutMosquitto, FanoutNats, FanoutServer
 from benchmarks.files import Files
 from benchmarks.loads import LOADS, Bounds
 from benchmarks.message_pairs import AbstDevices, MqttClients, Pair, WampClients
@@ -75,6 +86,7 @@ _SERVER_NAMES = (
 )  # fmt: skip
 _LOAD_NAMES = (
     *(load.name for load in LOADS),
+    *(load.name for load in FANOUT_LOADS),
     *(load.name for load in MESSAGE_LOADS),
     *(load.name for load in CIRCUIT_LOADS),
     Files.name,
@@ -127,6 +139,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     loads = [load for load in LOADS if load.name in options.only]
+    fanout_loads = [load for load in FANOUT_LOADS if load.name in options.only]
     message_loads = [load for load in MESSAGE_LOADS if load.name in options.only]
     circuit_loads = [load for load in CIRCUIT_LOADS if load.name in options.only]
     file_loads = [Files(options.megabytes)] if Files.name in options.only else []
@@ -135,9 +148,12 @@ def _run(options: argparse.Namespace) -> int:
         folder = Path(name)
         authority = make_authority(folder / "authority")
         servers = _find_servers(folder, authority, options) if loads else []
+        fans = _find_fanout_servers(folder, authority, options) if fanout_loads else []
         pairs = _find_pairs(folder, authority, options) if message_loads else []
         relays = _find_relays(folder, options) if circuit_loads else []
-        results = measure.run(servers, loads, options.rounds, bounds, folder, _say)
+        results = measure.Results()
+        measure.run(results, servers, loads, options.rounds, bounds, folder, _say)
+        measure.run(results, fans, fanout_loads, options.rounds, bounds, folder, _say)
         measure.take_turns(
             results, pairs, message_loads, options.rounds, folder, _say,
             lambda pair, load, work: load.run(pair, work, bounds),
@@ -155,20 +171,24 @@ def _run(options: argparse.Namespace) -> int:
                 )  # fmt: skip
     bars = [
         *report.bars(loads, results),
+        *fanout_report.bars(fanout_loads, results),
         *message_report.bars(results),
         *circuit_report.bars(results),
         *file_report.bars(results),
     ]
     for lines in (
         report.head(servers, results, os.environ[_ALGORITHM]),
+        fanout_report.head(fans, results),
         message_report.head(pairs),
         circuit_report.head(relays),
         file_report.head(movers),
         report.tables(servers, loads, results),
+        fanout_report.tables(fans, fanout_loads, results),
         message_report.tables(pairs, message_loads, results),
         circuit_report.tables(relays, circuit_loads, results),
         file_report.tables(movers, file_loads, results),
         report.ratios(loads, results),
+        fanout_report.ratios(fanout_loads, results),
         message_report.ratios(results),
         circuit_report.ratios(results),
         file_report.ratios(results),
@@ -178,7 +198,7 @@ def _run(options: argparse.Namespace) -> int:
             print(line)
     if options.json:
         given = {key: str(value) for key, value in vars(options).items()}
-        text = report.as_json([*servers, *pairs, *relays, *movers], bars, results, given)
+        text = report.as_json([*servers, *fans, *pairs, *relays, *movers], bars, results, given)
         options.json.write_text(text + "\n")
     for sample in results.failures():
         where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
@@ -195,6 +215,17 @@ def _find_servers(
         "mosquitto": lambda: Mosquitto(authority),
     }
     return _find(makers, options, "")
+
+
+def _find_fanout_servers(
+    folder: Path, authority: Authority, options: argparse.Namespace
+) -> Sequence[FanoutServer]:
+    makers: Mapping[str, Callable[[], Sequence[FanoutServer]]] = {
+        "abst": lambda: [AbstGroup(folder / "members", options.realm_command)],
+        "nats": lambda: [FanoutNats(authority), FanoutNats(authority, tls=False)],
+        "mosquitto": lambda: [FanoutMosquitto(authority), FanoutMosquitto(authority, tls=False)],
+    }
+    return [server for servers in _find(makers, options, "fan-out: ") for server in servers]
 
 
 def _find_pairs(folder: Path, authority: Authority, options: argparse.Namespace) -> Sequence[Pair]:

@@ -43,10 +43,13 @@ class AbstRealm:
         except importlib.metadata.PackageNotFoundError:
             self.version = "from the checkout"
 
-    def start(self, folder: Path) -> ServerProcess:
-        """Start a realm with an empty state folder, and read its port from what it prints."""
+    def start(self, folder: Path, *more: str) -> ServerProcess:
+        """Start a realm with an empty state folder, and read its port from what it prints.
+
+        ``more`` is added to its command line.
+        """
         listen = "tcp:0:interface=127.0.0.1"
-        command = [*self._command, "--listen", listen, "--state", str(folder / "state")]
+        command = [*self._command, "--listen", listen, "--state", str(folder / "state"), *more]
         process = ServerProcess(command, folder, _CHECKOUT)
         deadline = time.monotonic() + _START_SECONDS
         try:
@@ -72,7 +75,7 @@ class AbstRealm:
     def greeting(self, peer: int) -> bytes:
         """Return Hello."""
         content = {"device_id": self.device_id(peer), "version": 1}
-        return _pack({"packet_id": _HELLO, "content": content})
+        return pack({"packet_id": _HELLO, "content": content})
 
     def is_greeted(self, received: bytes) -> bool:
         """Tell whether the realm has answered Hello."""
@@ -80,7 +83,7 @@ class AbstRealm:
 
     def packet(self, sender: int, receiver: int, payload: bytes) -> Packet:
         """Send to another device; the same bytes arrive."""
-        packet = _pack(
+        packet = pack(
             {
                 "packet_id": _SEND,
                 "source_device": self.device_id(sender),
@@ -115,6 +118,7 @@ class AbstRealm:
         return self._devices[peer]
 
 
-def _pack(packet: dict[str, object]) -> bytes:
+def pack(packet: dict[str, object]) -> bytes:
+    """Return a packet's bytes."""
     packed: bytes = msgpack.packb(packet)
     return packed

@@ -1,4 +1,4 @@
-"""One TLS connection of the load generator, and the check of every byte that comes from it.
+"""One connection of the load generator, and the check of every byte that comes from it.
 
 A connection is cheap, so that the generator does not limit the server: one ``recv`` takes all that
 waits, however many TLS records it is, and the stream of packets that should come is known
@@ -12,10 +12,14 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from benchmarks.certificates import key_type_of
 from benchmarks.errors import PacketsLost, ServerFailed
 from benchmarks.servers import Foreign, Server
+
+#: What :meth:`Conversation.security` says of a connection without it.
+NO_TLS = "no TLS"
 
 _READ_BYTES = 128 * 1024
 _RECORD_BYTES = 16 * 1024
@@ -25,6 +29,19 @@ _CONNECT_SECONDS = 20.0
 # The generator is one thread: one buffer serves all connections.
 _buffer = bytearray(_READ_BYTES)
 _view = memoryview(_buffer)
+
+
+class Counter(Protocol):
+    """Counts what comes in a stream, and fails on what should not.
+
+    Attributes:
+        answer: what the stream asks to be answered; whoever feeds takes it.
+    """
+
+    answer: bytes
+
+    def feed(self, data: bytes) -> int:
+        """Return how many packets ``data`` completes. Raises: ServerFailed, PacketsLost."""
 
 
 class PacketCounter:
@@ -81,7 +98,9 @@ class Conversation:
     def __init__(self, server: Server, port: int, peer: int, epoll: select.epoll) -> None:
         """Connect, shake hands and greet, waiting for each. Raises: ServerFailed."""
         self.peer = peer
-        self._counter = PacketCounter(b"", server.foreign)
+        #: What the server has answered to the greeting.
+        self.greeting_answer = b""
+        self._counter: Counter = PacketCounter(b"", server.foreign)
         self._server = server
         self._epoll = epoll
         self._incoming = ssl.MemoryBIO()
@@ -109,12 +128,30 @@ class Conversation:
         cipher = self._tls.cipher()
         certificate = self._tls.getpeercert(binary_form=True)
         if cipher is None or certificate is None:
-            return "no TLS"
+            return NO_TLS
         return f"{self._tls.version()} {cipher[0]}, server's key {key_type_of(certificate)}"
 
     def expect(self, packet: bytes) -> None:
         """Expect nothing but this packet from now on, any number of times."""
-        self._counter = PacketCounter(packet, self._server.foreign)
+        self.count_with(PacketCounter(packet, self._server.foreign))
+
+    def count_with(self, counter: Counter) -> None:
+        """Have a counter read what comes from now on."""
+        self._counter = counter
+
+    def wait_for(self, is_answer: Callable[[bytes], bool]) -> bytes:
+        """Wait until what comes is the whole answer to what was sent; return it.
+
+        Raises: ServerFailed.
+        """
+        self._socket.settimeout(_CONNECT_SECONDS)
+        try:
+            return self._read_answer(is_answer, time.monotonic() + _CONNECT_SECONDS)
+        except OSError as error:
+            text = f"{self._server.name} does not answer peer {self.peer}: {error}"
+            raise ServerFailed(text) from error
+        finally:
+            self._socket.setblocking(False)
 
     def send(self, data: bytes) -> None:
         """Encrypt ``data``, and hand the kernel as much as it takes."""
@@ -177,9 +214,13 @@ class Conversation:
         deadline = time.monotonic() + _CONNECT_SECONDS
         self._until_done(self._tls.do_handshake, deadline)
         self._tls.write(self._server.greeting(self.peer))
+        self.greeting_answer = self._read_answer(self._server.is_greeted, deadline)
+
+    def _read_answer(self, is_answer: Callable[[bytes], bool], deadline: float) -> bytes:
         answer = b""
-        while not answer or not self._server.is_greeted(answer):
+        while not answer or not is_answer(answer):
             answer += self._until_done(lambda: self._tls.read(_RECORD_BYTES), deadline) or b""
+        return answer
 
     def _until_done(self, step: Callable[[], bytes | None], deadline: float) -> bytes | None:
         """Repeat a step of TLS, moving bytes between it and the socket, until it has succeeded."""

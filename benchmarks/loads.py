@@ -51,11 +51,13 @@ class Load(Protocol):
         """Do the work and return what was measured. Raises: ServerFailed, PacketsLost."""
 
 
-class _Flow(Protocol):
+class Flow(Protocol):
     """Packets that are counted at both ends."""
 
-    sent: int
     received: int
+
+    @property
+    def sent(self) -> int: ...
 
     def is_done(self) -> bool:
         """Tell whether all has been sent and has arrived."""
@@ -113,10 +115,12 @@ class Pipelined:
         streams = [_Stream(generator, *pair, self._size_bytes) for pair in ends]
         for stream in streams:
             stream.start(math.inf)
-        figures = _measure(generator, bounds, lambda: sum(stream.received for stream in streams))
+        figures = measure_window(
+            generator, bounds, lambda: sum(stream.received for stream in streams)
+        )
         for stream in streams:
             stream.most = 0
-        _finish(generator, streams)
+        finish(generator, streams)
         return figures
 
 
@@ -188,7 +192,7 @@ class ClosedLoop:
         ]
         for dialogue in dialogues:
             dialogue.ask()
-        figures = _measure(
+        figures = measure_window(
             generator,
             bounds,
             lambda: sum(dialogue.received for dialogue in dialogues),
@@ -197,12 +201,12 @@ class ClosedLoop:
         in_window = sorted(latencies)
         for dialogue in dialogues:
             dialogue.is_stopped = True
-        _finish(generator, dialogues)
+        finish(generator, dialogues)
         if not in_window:
             raise PacketsLost("no answer came in the whole window")
         return figures | {
-            "latency_p50_ms": 1000 * _percentile(in_window, 50),
-            "latency_p99_ms": 1000 * _percentile(in_window, 99),
+            "latency_p50_ms": 1000 * percentile(in_window, 50),
+            "latency_p99_ms": 1000 * percentile(in_window, 99),
         }
 
 
@@ -260,7 +264,7 @@ class Idle:
                 ]
                 for stream in streams:
                     stream.start(packets)
-                _finish(generator, streams)
+                finish(generator, streams)
 
 
 LOADS: tuple[Load, ...] = (
@@ -272,7 +276,7 @@ LOADS: tuple[Load, ...] = (
 )
 
 
-def _measure(
+def measure_window(
     generator: Generator,
     bounds: Bounds,
     packets: Callable[[], int],
@@ -295,7 +299,7 @@ def _measure(
     }
 
 
-def _finish(generator: Generator, flows: Sequence[_Flow]) -> None:
+def finish(generator: Generator, flows: Sequence[Flow]) -> None:
     """Wait for what is on its way. Raises: PacketsLost, if it is not exactly what was sent."""
     generator.run_until(lambda: all(flow.is_done() for flow in flows))
     for flow in flows:
@@ -303,5 +307,6 @@ def _finish(generator: Generator, flows: Sequence[_Flow]) -> None:
             raise PacketsLost(f"{flow.sent:,} packets were sent, and {flow.received:,} arrived")
 
 
-def _percentile(in_order: list[float], percent: int) -> float:
+def percentile(in_order: Sequence[float], percent: int) -> float:
+    """Return that percentile of figures that rise."""
     return in_order[min(len(in_order) - 1, len(in_order) * percent // 100)]

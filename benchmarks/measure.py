@@ -92,21 +92,20 @@ class Results:
 
 
 def run(
+    results: Results,
     servers: Sequence[Server],
     loads: Sequence[Load],
     rounds: int,
     bounds: Bounds,
     folder: Path,
     progress: Callable[[str], None],
-) -> Results:
+) -> None:
     """Measure every load on every server, and keep going when one of them fails."""
-    results = Results()
 
     def run_one(server: Server, load: Load, work: Path) -> Figures:
         return _run_one(server, load, bounds, work, results)
 
     take_turns(results, servers, loads, rounds, folder, progress, run_one)
-    return results
 
 
 def take_turns(

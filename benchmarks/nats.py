@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import shutil
-import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.certificates import Authority, client_context
 from benchmarks.errors import ServerFailed, ServerNotInstalled
+from benchmarks.plain import Context, PlainContext
 from benchmarks.process import ServerProcess, unused_port
 from benchmarks.servers import Foreign, Packet, peer_name
 
@@ -22,6 +22,8 @@ _LONGEST_LINE_BYTES = 4096
 _CONFIGURATION = """\
 listen: "127.0.0.1:{port}"
 max_pending: 268435456
+"""
+_TLS = """\
 tls {{
   cert_file: "{files.server_certificate}"
   key_file: "{files.server_key}"
@@ -38,7 +40,7 @@ class NatsServer:
     name = "nats"
     keepalive_seconds = math.inf
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, *, tls: bool = True) -> None:
         """Find the program. Raises: ServerNotInstalled."""
         beside = Path(sys.executable).with_name("nats-server")
         program = str(beside) if beside.exists() else shutil.which("nats-server")
@@ -46,9 +48,12 @@ class NatsServer:
             raise ServerNotInstalled("nats-server is not installed")
         self._program = program
         self._files = authority
-        self._context = client_context(
-            authority.client_certificate, authority.client_key, authority.certificate
-        )
+        self._configuration = _CONFIGURATION + _TLS if tls else _CONFIGURATION
+        self._context: Context = PlainContext()
+        if tls:
+            self._context = client_context(
+                authority.client_certificate, authority.client_key, authority.certificate
+            )
         printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
         self.version = printed.stdout.split()[-1]
 
@@ -56,7 +61,7 @@ class NatsServer:
         """Start a server; see :class:`benchmarks.servers.Server`."""
         port = unused_port()
         configuration = folder / "nats.conf"
-        configuration.write_text(_CONFIGURATION.format(port=port, files=self._files))
+        configuration.write_text(self._configuration.format(port=port, files=self._files))
         process = ServerProcess([self._program, "-c", str(configuration)], folder, folder)
         try:
             process.wait_for_port(port)
@@ -65,7 +70,7 @@ class NatsServer:
             raise
         return process
 
-    def context(self, peer: int) -> ssl.SSLContext:
+    def context(self, peer: int) -> Context:
         """Return the one context that all peers share."""
         return self._context
 

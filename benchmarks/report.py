@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from benchmarks.conversation import NO_TLS
 from benchmarks.loads import Load
 from benchmarks.measure import Results, Subject, Work
 from benchmarks.servers import Server
@@ -67,7 +68,8 @@ def head(servers: Sequence[Server], results: Results, congestion_control: str) -
     for server in servers:
         security = results.security.get(server.name, "never reached")
         yield f"{server.name} {server.version}: {security}"
-    if len({found.split(",")[0] for found in results.security.values()}) > 1:
+    suites = {found.split(",")[0] for found in results.security.values()} - {NO_TLS}
+    if len(suites) > 1:
         yield "The servers do not use the same cipher suite: compare with care."
 
 

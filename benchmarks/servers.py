@@ -7,10 +7,10 @@ is the same code for all of them.
 from __future__ import annotations
 
 import hashlib
-import ssl
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from benchmarks.plain import Context
 from benchmarks.process import ServerProcess
 
 
@@ -42,8 +42,8 @@ class Server(Protocol):
         Raises: ServerFailed.
         """
 
-    def context(self, peer: int) -> ssl.SSLContext:
-        """Return the TLS context with this peer's certificate."""
+    def context(self, peer: int) -> Context:
+        """Return the TLS context with this peer's certificate, or the one without TLS."""
 
     def greeting(self, peer: int) -> bytes:
         """Return the bytes that a peer sends first, to be known and reachable."""

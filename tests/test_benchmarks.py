@@ -18,6 +18,8 @@ from benchmarks.circuit_report import bars as circuit_bars
 from benchmarks.circuits import Bulk
 from benchmarks.conversation import PacketCounter
 from benchmarks.errors import PacketsLost, ServerFailed
+from benchmarks.fanout import FANOUT_LOADS
+from benchmarks.fanout_report import bars as fanout_bars
 from benchmarks.file_report import bars as file_bars
 from benchmarks.files import Files
 from benchmarks.loads import LOADS, Bounds
@@ -112,6 +114,16 @@ class MessageBarTests(TestCase):
     def test_no_peer_no_verdict(self) -> None:
         sample = Sample("messages-pipelined", "abst devices", 0, {"received_per_second": 9.0})
         self.assertEqual(list(message_bars(Results([sample]))), [])
+
+
+class FanoutBarTests(TestCase):
+    def test_the_bar_is_a_share_of_nats_server_with_tls(self) -> None:
+        samples = [
+            Sample("fanout-100", server, 0, {"packets_per_cpu_second": rate})
+            for server, rate in (("abst", 6.0), ("nats", 10.0), ("nats without TLS", 5.0))
+        ]
+        (bar,) = fanout_bars(FANOUT_LOADS, Results(samples))
+        self.assertEqual((bar.value, bar.is_reached), (0.6, False))
 
 
 class ReceivingTests(TestCase):
@@ -339,6 +351,19 @@ class RunTests(TestCase):
         self.assertGreater(figures["circuit-bulk-20"]["mb_per_cpu_second"], 0)
         self.assertGreater(figures["circuit-open"]["open_p50_ms"], 0)
         self.assertGreaterEqual(figures["circuit-idle"]["circuit_descriptors"], 2)
+
+    def test_a_short_run_of_fan_out(self) -> None:
+        """Members of a group, and subscribers of each broker, all get what one sends."""
+        loads = ("fanout-100", "fanout-one-100")
+        arguments = ("--server", "abst", "nats", "mosquitto", "--only", *loads, "--at-most", "3")
+        said, samples = self.run_briefly(*arguments)
+        figures = {(sample["server"], sample["load"]): sample["figures"] for sample in samples}
+        servers = {server for server, _ in figures}
+        # Each broker is measured with TLS and without.
+        self.assertEqual(len(servers), 5 - 2 * said.count("skipped: "), said)
+        for server in servers:
+            self.assertGreater(figures[server, "fanout-100"]["packets_per_cpu_second"], 0)
+            self.assertGreater(figures[server, "fanout-one-100"]["latency_p50_ms"], 0)
 
     def test_a_short_run_of_files(self) -> None:
         """Two real agents send each other a file through a real realm."""
