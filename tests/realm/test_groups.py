@@ -466,9 +466,15 @@ class NewsTests(GroupsTestCase):
         alice = realm.join(ALICE)
         alice.send(KEYS.create(alice))
         wanted = codec.encode(KEYS.join(alice))
-        alice.conversation.receive_data(wanted * MAX_WAITING_ANSWERS, realm.now)
-        realm.settle()
-        self.assertEqual(1 + MAX_WAITING_ANSWERS, len(alice.take()))
+        alice.take()
+        for _ in range(2):
+            alice.conversation.receive_data(wanted * MAX_WAITING_ANSWERS, realm.now)
+            realm.settle()
+            self.assertEqual(MAX_WAITING_ANSWERS, len(alice.take()))
+        leave = codec.encode(LeaveGroup(GROUP))
+        for _ in range(6):
+            alice.send(wanted * 200 + leave)
+            self.assertEqual(201, len(alice.take()))
         alice.conversation.receive_data(wanted * (MAX_WAITING_ANSWERS + 1), realm.now)
         realm.settle()
         self.assertEqual([Code.STALLED], alice.take_codes())
@@ -689,8 +695,13 @@ class MessageTests(GroupsTestCase):
         self.assertEqual(4, self.realm.dropped(Code.NOT_JOINED))
 
     def test_a_group_is_a_group_id(self) -> None:
-        self.alice.send(message(ALICE, GROUP, b"x").replace(GROUP, bytes(16)))
-        self.assertEqual([Code.MALFORMED], self.alice.take_codes())
+        for line, size in ((self.alice, 1), (self.bob, 300)):
+            wrong = message(device_of(line), GROUP, bytes(size)).replace(GROUP, bytes(16))
+            line.take()
+            line.send(wrong)
+            last = line.take()[-1]
+            assert isinstance(last, Error)
+            self.assertEqual(Code.MALFORMED, last.code)
 
     def test_what_is_announced_too_large_is_refused_at_once(self) -> None:
         head = message(ALICE, GROUP, b"")[:-2]
