@@ -16,7 +16,10 @@ from abst.cli.output import json_option, note, show, show_record
 @json_option
 @click.pass_obj
 def command(home: DeviceHome, count: int | None, as_json: bool) -> None:
-    """Show messages and files as they arrive, until Ctrl-C.
+    """Show messages, files and offers as they arrive, until Ctrl-C.
+
+    Messages to groups, and groups that are offered, are among them. 'abst group listen' shows more
+    of what happens in groups.
 
     With --json, one line for each; the first says that nothing is missed from now on.
     """

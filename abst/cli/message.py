@@ -7,7 +7,7 @@ import click
 from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
-from abst.cli.output import json_option, note, one_line, printable, show, show_document
+from abst.cli.output import json_option, note, one_line, printable, show, show_document, utf8
 
 
 @click.command(cls=WithExample, example="abst message laptop 'The kettle is on.'")
@@ -21,11 +21,7 @@ def command(home: DeviceHome, peer: str, text: str, as_json: bool) -> None:
     PEER finds it with 'abst inbox', or sees it at once with 'abst listen'. While PEER is away the
     message waits in the outbox, and goes when both are there.
     """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise click.BadParameter("this is not UTF-8", param_hint="TEXT") from None
-    with call_agent(home, "message", peer=peer, text=text) as call:
+    with call_agent(home, "message", peer=peer, text=utf8(text, "TEXT")) as call:
         result = call.result
     if as_json:
         show_document(result)

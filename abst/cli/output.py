@@ -27,6 +27,19 @@ def json_option(command: Command) -> Command:
     return add(command)
 
 
+def utf8(text: str, parameter: str) -> str:
+    """Return an argument, which has to be UTF-8.
+
+    Raises:
+        click.BadParameter: it is not.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.BadParameter("this is not UTF-8", param_hint=parameter) from None
+    return text
+
+
 def show(text: str) -> None:
     """Print lines that are a command's result."""
     click.echo(text)

@@ -88,6 +88,10 @@ def _peer_lines(peer: dict[str, Any]) -> list[str]:
     else:
         how = "not met yet"
     lines = [f"{peer['device_id']}  {printable(peer['name'] or '-')}  {printable(how)}"]
+    networks = ", ".join(network["network"] for network in peer.get("networks", ()))
+    if networks:
+        why = ", known by that alone" if peer["introduced"] else ""
+        lines.append(f"    in {printable(networks)}{why}")
     added, told = peer.get("addresses", []), peer.get("told_addresses", [])
     lines += [f"    at {printable(address)}, added here" for address in added]
     lines += [

@@ -32,6 +32,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "This device": ("init", "id", "up", "down", "status"),
     "Realms and peers": ("realm", "lan", "pair", "trust", "peers", "forget"),
     "Talking": ("ping", "message", "outbox", "listen", "send", "inbox"),
+    "Many devices": ("network", "group", "kv"),
     "Any other program": ("expose", "forward"),
     "To see it work": ("demo",),
 }

@@ -59,6 +59,7 @@ def describe(status: dict[str, Any]) -> str:
         ("lan", lan_line(status["lan"])),
         *(("realm", realm_line(realm)) for realm in status["realms"]),
         ("peers", str(status["peers"])),
+        *_group_rows(status),
         *(("session", _session_line(session)) for session in status["sessions"]),
         *(("exposed", exposed_line(exposed)) for exposed in status.get("exposed", ())),
         *(("offered", program_line(offered)) for offered in status.get("programs", ())),
@@ -68,6 +69,13 @@ def describe(status: dict[str, Any]) -> str:
     if not status["realms"]:
         rows.insert(4, ("realms", "none: 'abst realm add ADDRESS' adds one"))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
+
+
+def _group_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(name, str(status[name])) for name in ("groups", "networks") if status.get(name)]
+    if status.get("offers"):
+        rows.append(("offers", f"{status['offers']}: 'abst group offers' lists them"))
+    return rows
 
 
 def _session_line(session: dict[str, Any]) -> str:

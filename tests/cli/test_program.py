@@ -50,7 +50,7 @@ class ProgramTests(TestCase):
 
     def test_every_command_that_the_design_names_is_there(self) -> None:
         names = "init id up down status realm lan pair trust peers forget ping message outbox"
-        names += " listen send inbox expose forward demo"
+        names += " listen send inbox network group kv expose forward demo"
         self.assertEqual(set(names.split()), set(COMMANDS))
 
     def test_every_command_has_one_sentence_and_an_example(self) -> None:
@@ -61,6 +61,8 @@ class ProgramTests(TestCase):
             self.assertTrue(first.endswith("."), first)
             self.assertEqual(1, first.count(". ") + 1, first)
             line = command.example.splitlines()[-1 if words else 0]
+            if words[:1] == ("kv",):
+                line = line.replace("abst kv family", "abst kv")  # the group comes first
             self.assertIn(" ".join(("abst", *words)), line)
             status, out, said = run_abst(*words, "--help")
             self.assertEqual((0, ""), (status, said))
