@@ -144,8 +144,9 @@ def _values(item: Field) -> st.SearchStrategy[Any]:
         return st.binary(min_size=int(found[1]), max_size=int(found[1]))
     if found := re.fullmatch(r"array of at most \d+ bin, each (\d+) bytes(.*)", kind):
         size = int(found[1])
-        item = devices if found[2] else st.binary(min_size=size, max_size=size)
-        return st.lists(item, max_size=8)
+        return st.lists(
+            devices if found[2] else st.binary(min_size=size, max_size=size), max_size=8
+        )
     if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
         return st.dictionaries(texts(40), seconds, max_size=int(found[1]))
     if kind.startswith("str, 1 to 64 ASCII letters"):
@@ -175,12 +176,13 @@ def packets_of(kind: type[Packet]) -> st.SearchStrategy[Packet]:
     return st.builds(kind, **choices)
 
 
-WRONG_IN_CHANGES: list[tuple[int, Any]] = [
-    *((0, item) for item in (-1, 2**63, 1.0, True, None)),
-    *((at, item) for at in (1, 2) for item in (bytes(31), bytes(33), "x" * 32, None)),
-    *((3, item) for item in (bytes(67585), "x", 1, [])),
-]
-"""Where in a change something stands that must not, and what it is."""
+WRONG_IN_CHANGES: dict[int, list[Any]] = {
+    0: [-1, 2**63, 1.0, True, None],
+    1: [bytes(31), bytes(33), "x" * 32, None],
+    2: [bytes(31), bytes(33), "x" * 32, None],
+    3: [bytes(67585), "x", 1, []],
+}
+"""What must not stand in a change, by its place."""
 
 
 def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
@@ -201,22 +203,26 @@ def boundaries(item: Field) -> tuple[list[Any], list[Any]]:
         return [b"", bytes(most)], [bytes(most + 1), "x", 1, []]
     if found := re.fullmatch(r"array of at most (\d+) bin, each at most (\d+) bytes", kind):
         items, most = int(found[1]), int(found[2])
-        right = [[], [b"x"] * items, [b"", bytes(most)]]
-        return right, [[b"x"] * (items + 1), [bytes(most + 1)], ["x"], [1], [[]], b"x", {}]
+        fits = [[], [b"x"] * items, [b"", bytes(most)]]
+        return fits, [[b"x"] * (items + 1), [bytes(most + 1)], ["x"], [1], [[]], b"x", {}]
     if found := re.fullmatch(r"array of at most (\d+) bin, each (\d+) bytes(.*)", kind):
-        items, item = int(found[1]), ALICE if found[3] else bytes(int(found[2]))
-        wrong = [[item] * (items + 1), [item[1:]], [item + b"x"], ["x" * len(item)], [1], item, {}]
-        return [[], [item] * items], [*wrong, [bytes(16)]]
+        items, one = int(found[1]), bytes(ALICE) if found[3] else bytes(int(found[2]))
+        wrong = [[one] * (items + 1), [one[1:]], [one + b"x"], ["x" * len(one)], [1], one, {}]
+        return [[], [one] * items], [*wrong, [bytes(16)]]
     if found := re.fullmatch(r"map of at most (\d+): str to uint or float", kind):
         most = int(found[1])
         full: dict[Any, Any] = {str(key): key for key in range(most)}
         wrong = [{**full, "more": 1}, {"x": -1}, {"x": "1"}, {1: 1}, {b"x": 1}, {"x": True}, []]
         return [{}, full, {"x": 0.5}], wrong
     if kind == "array of at most 512 arrays of four: uint, bin, bin, bin or nil":
-        change = [2**63 - 1, bytes(32), bytes(32), bytes(67584)]
-        wrong = [[*change[:at], item, *change[at + 1 :]] for at, item in WRONG_IN_CHANGES]
-        wrong = [*([item] for item in wrong), [change[:3]], [[*change, None]], [b"x"], change]
-        return [[], [change] * 512, [[*change[:3], None]]], [*wrong, [change] * 513, b"x", {}]
+        change: list[Any] = [2**63 - 1, bytes(32), bytes(32), bytes(67584)]
+        bad: list[Any] = [
+            [[*change[:at], part, *change[at + 1 :]]]
+            for at, parts in WRONG_IN_CHANGES.items()
+            for part in parts
+        ]
+        bad += [[change[:3]], [[*change, None]], change, [change] * 513]
+        return [[], [change] * 512, [[*change[:3], None]]], [*bad, [b"x"], b"x", {}]
     if kind.startswith("str, 1 to 64 ASCII letters"):
         wrong_letters = [*" /:\n\0", "\u00e4", "\u0661", FACE, "a b"]
         return ["a", "x" * 64, "Az09-._"], ["", "x" * 65, *wrong_letters, b"web", 1, []]
