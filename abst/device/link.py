@@ -408,7 +408,9 @@ class _LinkProtocol(TwistedProtocol):
         self._client.send(target_device, content)
 
     def ask(self, packet: Packet) -> Deferred[Any]:
-        assert self._client is not None
+        if self._client is None:
+            # Whoever has just heard that a request has failed asks again at once.
+            return fail(PeerUnreachableError("the connection to the realm is gone"))
         try:
             answer = self._requests.add(self._client.ask(packet))
         except LocalProtocolError as problem:
@@ -469,9 +471,7 @@ class _LinkProtocol(TwistedProtocol):
                 self._link.nonce = event.nonce
                 self._link.connected(self)
             case Delivered():
-                self._link.owner.content_received(
-                    self._link, event.source_device, event.content
-                )
+                self._link.owner.content_received(self._link, event.source_device, event.content)
             case Answered():
                 self._requests.answered(event)
             case CircuitOffered():

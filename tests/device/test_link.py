@@ -38,9 +38,9 @@ from abst.device.link import (
     RealmLink,
     next_wait_seconds,
 )
-from abst.errors import AbstError
+from abst.errors import AbstError, PeerUnreachableError
 from abst.identity import Identity
-from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error, Packet
+from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error, JoinGroup, Packet
 from abst.realm import RealmFactory
 from abst.realm.conversation import Conversation
 from abst.realm.limits import Limits
@@ -290,6 +290,22 @@ class RealmLinkTests(RealTestCase):
         link, _ = self.link(address)
         link.send(BOB.device_id, b"too early")
         await self.until(lambda: link.is_up)
+
+    async def test_who_asks_again_while_it_is_being_lost_is_told_so_too(self) -> None:
+        link, _ = await self.linked(await self.serve())
+        packet = JoinGroup(bytes(OTHER.device_id), 0, bytes(64))
+        answers: list[Any] = []
+
+        def ask_again(failure: Failure) -> None:
+            answers.append(failure.check(PeerUnreachableError))
+            link.ask(packet).addBoth(
+                lambda result: answers.append(result.check(PeerUnreachableError))
+            )
+
+        link.ask(packet).addCallbacks(answers.append, ask_again)
+        self.drop_all()
+        await self.until(lambda: answers)
+        self.assertEqual([PeerUnreachableError, PeerUnreachableError], answers)
 
     async def test_another_pin_is_refused_and_named(self) -> None:
         address = await self.serve()
