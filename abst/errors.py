@@ -384,7 +384,7 @@ class MissingEpochError(GroupError):
     def __init__(self, epoch: int) -> None:
         super().__init__(
             f"this device has not got the group's key of epoch {epoch} yet: "
-            "it comes from another member when that one is reachable"
+            "it comes from another member, unless this device was removed"
         )
         self.epoch = epoch
 
