@@ -14,6 +14,10 @@ brokers share one certificate signed by an authority. The payload is the same; t
 is each protocol's own. TLS itself is Go's in nats-server, and OpenSSL in the others. What was
 negotiated stands above the table.
 
+The fan-out loads (``benchmarks.fanout``) have one peer send to a hundred and to a thousand others:
+a realm's peer group beside topics of the brokers, with TLS and without. The value loads
+(``benchmarks.values``) put, get and watch the values of a group beside keys of Redis.
+
 The message loads look at more than a server: they measure what a message from one application to
 another costs with the libraries that applications use, as ``benchmarks.messages`` says. Two devices
 with a realm stand beside two clients of aiomqtt with mosquitto, and two of autobahn with crossbar.
@@ -25,7 +29,7 @@ through a relay, and with ``scp``, and counts everything that took part.
 
 The generator is one process, and needs a CPU of its own to be no limit: where the column
 "generator CPU" comes near 100 %, packets per second say little about the server, and packets per
-CPU second still hold. A whole run takes about twenty minutes.
+CPU second still hold. A whole run takes about forty minutes.
 
 Exit status: 0 if all runs gave figures, whatever they are; 1 if one failed; 2 for wrong usage.
 """
@@ -52,11 +56,13 @@ from benchmarks import (
     message_report,
     network,
     report,
+    value_report,
 )
 from benchmarks.abst_circuits import AbstCircuits
 from benchmarks.abst_files import AbstFiles
 from benchmarks.abst_group import AbstGroup
 from benchmarks.abst_realm import DEFAULT_COMMAND, AbstRealm
+from benchmarks.abst_values import AbstValues
 from benchmarks.certificates import Authority, make_authority
 from benchmarks.circuits import CIRCUIT_LOADS
 from benchmarks.errors import ServerNotInstalled
@@ -69,24 +75,28 @@ from benchmarks.messages import MESSAGE_LOADS
 from benchmarks.mosquitto import Mosquitto
 from benchmarks.movers import Mover
 from benchmarks.nats import NatsServer
+from benchmarks.redis import Redis
 from benchmarks.relays import Relay
 from benchmarks.scp_files import ScpFiles
 from benchmarks.servers import Server
 from benchmarks.socat import Socat
 from benchmarks.strelaysrv import Strelaysrv
 from benchmarks.transit_relay import TransitRelay
+from benchmarks.value_servers import ValueServer
+from benchmarks.values import VALUE_LOADS, sync_seconds
 from benchmarks.wormhole_files import WormholeFiles
 
 # Says that this process is the one that works, and how TCP does in it.
 _ALGORITHM = "ABST_BENCHMARKS_CONGESTION_CONTROL"
 _OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 _SERVER_NAMES = (
-    "abst", "nats", "mosquitto", "crossbar", "strelaysrv", "transit-relay", "socat",
+    "abst", "nats", "mosquitto", "redis", "crossbar", "strelaysrv", "transit-relay", "socat",
     "wormhole", "scp",
 )  # fmt: skip
 _LOAD_NAMES = (
     *(load.name for load in LOADS),
     *(load.name for load in FANOUT_LOADS),
+    *(load.name for load in VALUE_LOADS),
     *(load.name for load in MESSAGE_LOADS),
     *(load.name for load in CIRCUIT_LOADS),
     Files.name,
@@ -140,6 +150,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     loads = [load for load in LOADS if load.name in options.only]
     fanout_loads = [load for load in FANOUT_LOADS if load.name in options.only]
+    value_loads = [load for load in VALUE_LOADS if load.name in options.only]
     message_loads = [load for load in MESSAGE_LOADS if load.name in options.only]
     circuit_loads = [load for load in CIRCUIT_LOADS if load.name in options.only]
     file_loads = [Files(options.megabytes)] if Files.name in options.only else []
@@ -149,11 +160,14 @@ def _run(options: argparse.Namespace) -> int:
         authority = make_authority(folder / "authority")
         servers = _find_servers(folder, authority, options) if loads else []
         fans = _find_fanout_servers(folder, authority, options) if fanout_loads else []
+        stores = _find_value_servers(folder, authority, options) if value_loads else []
         pairs = _find_pairs(folder, authority, options) if message_loads else []
         relays = _find_relays(folder, options) if circuit_loads else []
         results = measure.Results()
         measure.run(results, servers, loads, options.rounds, bounds, folder, _say)
         measure.run(results, fans, fanout_loads, options.rounds, bounds, folder, _say)
+        disk_seconds = sync_seconds(folder) if stores else None
+        measure.run(results, stores, value_loads, options.rounds, bounds, folder, _say)
         measure.take_turns(
             results, pairs, message_loads, options.rounds, folder, _say,
             lambda pair, load, work: load.run(pair, work, bounds),
@@ -172,6 +186,7 @@ def _run(options: argparse.Namespace) -> int:
     bars = [
         *report.bars(loads, results),
         *fanout_report.bars(fanout_loads, results),
+        *value_report.bars(value_loads, results),
         *message_report.bars(results),
         *circuit_report.bars(results),
         *file_report.bars(results),
@@ -179,16 +194,19 @@ def _run(options: argparse.Namespace) -> int:
     for lines in (
         report.head(servers, results, os.environ[_ALGORITHM]),
         fanout_report.head(fans, results),
+        value_report.head(stores, results, disk_seconds),
         message_report.head(pairs),
         circuit_report.head(relays),
         file_report.head(movers),
         report.tables(servers, loads, results),
         fanout_report.tables(fans, fanout_loads, results),
+        value_report.tables(stores, value_loads, results),
         message_report.tables(pairs, message_loads, results),
         circuit_report.tables(relays, circuit_loads, results),
         file_report.tables(movers, file_loads, results),
         report.ratios(loads, results),
         fanout_report.ratios(fanout_loads, results),
+        value_report.ratios(value_loads, results),
         message_report.ratios(results),
         circuit_report.ratios(results),
         file_report.ratios(results),
@@ -198,7 +216,9 @@ def _run(options: argparse.Namespace) -> int:
             print(line)
     if options.json:
         given = {key: str(value) for key, value in vars(options).items()}
-        text = report.as_json([*servers, *fans, *pairs, *relays, *movers], bars, results, given)
+        text = report.as_json(
+            [*servers, *fans, *stores, *pairs, *relays, *movers], bars, results, given
+        )
         options.json.write_text(text + "\n")
     for sample in results.failures():
         where = f"{sample.load} on {sample.server}, round {sample.round + 1}"
@@ -226,6 +246,16 @@ def _find_fanout_servers(
         "mosquitto": lambda: [FanoutMosquitto(authority), FanoutMosquitto(authority, tls=False)],
     }
     return [server for servers in _find(makers, options, "fan-out: ") for server in servers]
+
+
+def _find_value_servers(
+    folder: Path, authority: Authority, options: argparse.Namespace
+) -> Sequence[ValueServer]:
+    makers: Mapping[str, Callable[[], Sequence[ValueServer]]] = {
+        "abst": lambda: [AbstValues(folder / "writers", options.realm_command)],
+        "redis": lambda: [Redis(authority), Redis(authority, tls=True)],
+    }
+    return [server for servers in _find(makers, options, "values: ") for server in servers]
 
 
 def _find_pairs(folder: Path, authority: Authority, options: argparse.Namespace) -> Sequence[Pair]:

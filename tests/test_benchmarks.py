@@ -32,6 +32,8 @@ from benchmarks.network import with_algorithm
 from benchmarks.process import ServerProcess
 from benchmarks.relays import Ends
 from benchmarks.report import bars
+from benchmarks.value_report import bars as value_bars
+from benchmarks.values import VALUE_LOADS
 
 ROOT = Path(__file__).parent.parent
 PACKET = b"MSG somebody 1 5\r\nhello\r\n"
@@ -124,6 +126,17 @@ class FanoutBarTests(TestCase):
         ]
         (bar,) = fanout_bars(FANOUT_LOADS, Results(samples))
         self.assertEqual((bar.value, bar.is_reached), (0.6, False))
+
+
+class ValueBarTests(TestCase):
+    def test_the_bar_is_redis_without_tls_at_100_in_flight(self) -> None:
+        samples = [
+            Sample(load, server, 0, {"packets_per_cpu_second": rate})
+            for load in ("puts-1", "puts-100")
+            for server, rate in (("abst", 2.0), ("redis", 4.0), ("redis with TLS", 1.0))
+        ]
+        (bar,) = value_bars(VALUE_LOADS, Results(samples))
+        self.assertEqual((bar.load, bar.value, bar.is_reached), ("puts-100", 0.5, False))
 
 
 class ReceivingTests(TestCase):
@@ -354,16 +367,24 @@ class RunTests(TestCase):
 
     def test_a_short_run_of_fan_out(self) -> None:
         """Members of a group, and subscribers of each broker, all get what one sends."""
-        loads = ("fanout-100", "fanout-one-100")
-        arguments = ("--server", "abst", "nats", "mosquitto", "--only", *loads, "--at-most", "3")
-        said, samples = self.run_briefly(*arguments)
-        figures = {(sample["server"], sample["load"]): sample["figures"] for sample in samples}
-        servers = {server for server, _ in figures}
+        arguments = ("--only", "fanout-one-100", "--at-most", "3")
+        said, samples = self.run_briefly("--server", "abst", "nats", "mosquitto", *arguments)
         # Each broker is measured with TLS and without.
-        self.assertEqual(len(servers), 5 - 2 * said.count("skipped: "), said)
-        for server in servers:
-            self.assertGreater(figures[server, "fanout-100"]["packets_per_cpu_second"], 0)
-            self.assertGreater(figures[server, "fanout-one-100"]["latency_p50_ms"], 0)
+        self.assertEqual(len(samples), 5 - 2 * said.count("skipped: "), said)
+        for sample in samples:
+            self.assertGreater(sample["figures"]["latency_p50_ms"], 0)
+
+    def test_a_short_run_of_values(self) -> None:
+        """Values are put, found again as they were, and watched, in a realm and in Redis."""
+        arguments = ("--only", "gets-100-connections", "values-watch", "--at-most", "3")
+        said, samples = self.run_briefly("--server", "abst", "redis", *arguments)
+        # Redis is measured with TLS and without.
+        self.assertEqual(len(samples), 2 * (3 - 2 * said.count("skipped: ")), said)
+        for sample in samples:
+            is_watch = sample["load"] == "values-watch"
+            self.assertGreater(
+                sample["figures"]["seen_p99_ms" if is_watch else "latency_p99_ms"], 0
+            )
 
     def test_a_short_run_of_files(self) -> None:
         """Two real agents send each other a file through a real realm."""
@@ -412,13 +433,14 @@ class RunTests(TestCase):
         output = Path(self.mktemp()).resolve()
         command = [sys.executable, "-m", "benchmarks", "--server", "abst", "--rounds", "1"]
         command += ["--seconds", "0.2", "--at-most", "4", "--json", str(output)]
-        command += ["--only", "pipelined-1000", "closed-100", "idle"]
+        command += ["--only", "pipelined-1000", "closed-100", "idle", "fanout-100"]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
         self.assertEqual(run.returncode, 0, run.stderr)
         report = json.loads(output.read_text())
         figures = {sample["load"]: sample["figures"] for sample in report["samples"]}
-        self.assertEqual(list(figures), ["pipelined-1000", "closed-100", "idle"])
-        self.assertGreater(figures["pipelined-1000"]["packets_per_cpu_second"], 0)
+        self.assertEqual(list(figures), ["pipelined-1000", "closed-100", "idle", "fanout-100"])
+        for load in ("pipelined-1000", "fanout-100"):
+            self.assertGreater(figures[load]["packets_per_cpu_second"], 0)
         self.assertGreater(figures["closed-100"]["latency_p50_ms"], 0)
         self.assertIn("idle_kib_after_more_traffic", figures["idle"])
         self.assertIn("TLSv1.3", report["servers"]["abst"]["security"])
