@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.agent.default_home import default_home
+from abst.agent.groups.policy import OfferPolicy
 from abst.agent.home import Home, Settings, replace_file
 from abst.agent.streams.exposure import Exposure
 from abst.device.peers import Peer
@@ -47,6 +48,7 @@ SETTINGS: Final = Settings(
         Exposure("web", "tcp:127.0.0.1:80"),
         Exposure("ssh", "tcp:127.0.0.1:22", (ALICE.device_id, BOB.device_id)),
     ),
+    group_offers=OfferPolicy.ASK,
 )
 
 
@@ -276,6 +278,13 @@ class SettingsTests(HomeTestCase):
         for wrong in (5, {}, {**good, "peers": ["laptop"]}, {**good, "peers": 5}):
             document = {"name": "x", "realms": [], "peers": [], "exposures": [good, wrong]}
             self.assert_refused(json.dumps(document).encode())
+
+    def test_what_happens_to_offers_of_groups(self) -> None:
+        document = {"name": "x", "realms": [], "peers": []}
+        self.home.settings_file.write_text(json.dumps(document))
+        self.assertIs(OfferPolicy.ACCEPT, self.settings().group_offers)
+        for wrong in ("perhaps", None, 5):
+            self.assert_refused(json.dumps({**document, "group_offers": wrong}).encode())
 
     def test_saving_into_a_folder_that_is_gone_is_told(self) -> None:
         error = self.assertRaises(

@@ -25,7 +25,6 @@ from abst.device import Device, Peer
 from abst.device.groups.group import Group
 from abst.device.groups.networks import NETWORK
 from abst.device.groups.view import Member
-from abst.device_id import DeviceID
 from abst.errors import AbstError, GroupError
 
 ANSWER_SECONDS: Final = 5.0
@@ -234,30 +233,28 @@ class GroupCommands:
         return found[0]
 
     def _member(self, group: Group, text: str) -> Member:
-        """Return the member that a text means: by its name in the group, or by its name here."""
-        found: dict[bytes, Member] = {}
-        problem: AbstError | None = None
-        try:
-            member = group.find(text)
-        except GroupError as error:
-            problem = error
-        else:
-            found[member.device_id] = member
-        try:
-            peer = self._device.peers.find(text)
-        except AbstError:
-            pass
-        else:
-            members = group.roster.members()
-            if peer.device_id in members:
-                found[peer.device_id] = members[peer.device_id]
-        if len(found) > 1:
-            listed = ", ".join(str(DeviceID(device_id)) for device_id in found)
+        """Return the member that a text means: its name in the group or here, or its ID."""
+        wanted, members = text.strip(), group.members()
+        found = [
+            member
+            for member in members
+            if wanted in self._names(member) or str(member.device_id) == wanted.lower()
+        ]
+        if not found and len(wanted) >= 4:
+            found = [m for m in members if str(m.device_id).startswith(wanted.lower())]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            # A member calls itself as it likes, so a name alone must not remove another one.
+            listed = ", ".join(str(member.device_id) for member in found)
             raise GroupError(f"{text!r} means several members, name one by its ID: {listed}")
-        if not found:
-            assert problem is not None
-            raise problem
-        return next(iter(found.values()))
+        raise GroupError(
+            f"no member of {group} is called {text!r}: 'abst group members' lists them"
+        )
+
+    def _names(self, member: Member) -> tuple[str, ...]:
+        peer = self._device.peers.get(member.device_id)
+        return (member.name,) if peer is None else (member.name, peer.name)
 
     async def _moved(self, group: Group, moved: Deferred[None]) -> bool:
         """Return whether a group has got its new key within a moment."""

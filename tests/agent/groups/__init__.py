@@ -1,0 +1,1 @@
+"""Groups, networks and values, as agents have them."""
