@@ -6,25 +6,21 @@ join again and read what has waited. Who carries rosters and keys between device
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from abst.address import RealmAddress
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.membership import Membership
-from abst.device.groups.messages import (
-    OVERHEAD_BYTES,
-    MessageReader,
-    MessageRefusedError,
-    MessageWriter,
-)
+from abst.device.groups.messages import OpenedMessage
+from abst.device.groups.messenger import Messenger
 from abst.device.groups.protocol import GroupProtocol
 from abst.device.groups.roster import Roster
+from abst.device.groups.rotation import Rotation
 from abst.device.groups.store import GroupStore, SavedGroup, SavedReader
 from abst.device.groups.values import Values
 from abst.device.groups.view import Member
@@ -33,21 +29,12 @@ from abst.device_id import DeviceID
 from abst.errors import AbstError, GroupError, MissingEpochError
 from abst.identity import Identity
 from abst.packets import (
-    HEADROOM_BYTES,
-    MAX_PACKET_BYTES,
-    SEED_BYTES,
     Error,
     GroupMessage,
     HereInGroup,
     Packet,
     ValueChanges,
 )
-
-MAX_WAITING_BYTES: Final = 256 * 1024
-"""Of messages that are sent once the group is joined."""
-
-MAX_HELD: Final = 64
-"""Messages that are kept until the key or the roster comes with which they can be read."""
 
 SAVE_SECONDS: Final = 1.0
 """How long it may take until it is on disk which messages and changes have been taken."""
@@ -101,17 +88,10 @@ class Group:
         self.realm = None if saved.realm is None else RealmAddress.parse(saved.realm)
         self.roster = Roster(self.group_id, saved.founder, saved.entries)
         self.protocol = GroupProtocol()
-        self._next_keys = None
-        if saved.next_seed is not None:
-            self._next_keys = self.keys.with_next(saved.next_seed)
+        self._rotation = Rotation(self, saved.next_seed)
         self._membership = Membership(owner.reactor, self.identity.device_id, self)
+        self._messenger = Messenger(self, saved.stream, saved.readers)
         self._link: Link | None = None
-        self._writer: MessageWriter | None = None
-        self._reader = MessageReader(self.identity.device_id, saved.readers)
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._held: deque[GroupMessage] = deque(maxlen=MAX_HELD)
-        self._moves: list[Deferred[None]] = []
         self._save_call: Any = None
         self._is_over = False
         self.values = Values(self, saved)
@@ -178,20 +158,11 @@ class Group:
 
     def send(self, content: bytes) -> None:
         """Send a message to every other member that is here; see ``GroupProtocol.send``."""
-        most = MAX_PACKET_BYTES - HEADROOM_BYTES if self._link is None else self._most()
-        if len(content) > most - OVERHEAD_BYTES:
-            raise GroupError(f"a message has at most {most - OVERHEAD_BYTES} bytes: cut it")
         if self.realm is None:
             raise GroupError(f"{self} has no realm, and messages go through one")
         if self._is_over:
             raise GroupError("this device is not in the group any more")
-        if self.is_joined and not self._waiting:
-            self._send(content)
-            return
-        if self._waiting_bytes + len(content) > MAX_WAITING_BYTES:
-            raise GroupError(f"{self} is not joined, and enough waits for that: {self.problem}")
-        self._waiting.append(content)
-        self._waiting_bytes += len(content)
+        self._messenger.send(content)
 
     def say_here(self) -> None:
         """Tell the other members that this device is here; nothing happens when it is not."""
@@ -220,11 +191,9 @@ class Group:
         if device_id == self.device_id:
             raise GroupError("this device leaves with 'leave'")
         self.roster.remove(self.identity, device_id)
-        moved: Deferred[None] = Deferred()
-        if self.realm is None:
-            moved.callback(None)
-        else:
-            self._moves.append(moved)
+        moved: Deferred[None] = succeed(None)
+        if self.realm is not None:
+            moved = self._rotation.when_moved()
         self.roster_changed()
         return moved
 
@@ -232,16 +201,15 @@ class Group:
         """Move the group to another epoch; the Deferred fires when the realm has done it."""
         if self.realm is None:
             return fail(GroupError(f"{self} has no realm: there is no key that needs changing"))
-        moved: Deferred[None] = Deferred()
-        self._moves.append(moved)
-        self._want_next_epoch()
+        moved = self._rotation.when_moved()
+        self._rotation.want()
         return moved
 
     # For the groups.
 
     def start(self) -> None:
         """Begin: what a removal still asks for is done."""
-        self._look_for_removals()
+        self._rotation.look_for_removals()
 
     def stop(self) -> None:
         """Store what is not stored yet."""
@@ -257,7 +225,7 @@ class Group:
             self._save_call.cancel()
         self._membership.leave()
         self._link = None
-        self._fail_moves(reason)
+        self._rotation.fail(reason)
         self._call(self.protocol.connectionLost, reason)
 
     def link_up(self, link: Link) -> None:
@@ -274,7 +242,7 @@ class Group:
         """Take what the realm, or a member through it, says."""
         match packet:
             case GroupMessage():
-                self._message(packet)
+                self._messenger.received(packet)
             case ValueChanges():
                 self.values.told(packet)
             case Error(dropped=int() as count):
@@ -289,9 +257,8 @@ class Group:
         """Go on with the keys that another member has given."""
         if keys.epoch <= self.keys.epoch:
             return
-        self.keys = keys
-        self._drop_next_keys()
-        self._keys_changed()
+        self._rotation.outrun()
+        self._go_on_with(keys)
 
     @property
     def offered(self) -> tuple[bytes, ...]:
@@ -319,30 +286,25 @@ class Group:
             self._commit()
         self._owner.group_changed(self)
         self._call(self.protocol.rosterChanged)
-        self._open_held()
-        self._look_for_removals()
+        self._messenger.open_held()
+        self._rotation.look_for_removals()
 
     # For the membership.
 
     @property
     def next_keys(self) -> GroupKeys | None:
         """The keys with the epoch to which the group shall be moved, or None."""
-        return self._next_keys
+        return self._rotation.next_keys
 
     def moved(self) -> None:
         """Go on in the epoch that this device has made."""
-        assert self._next_keys is not None
-        self.keys, self._next_keys = self._next_keys, None
-        public = self.keys.public_key(self.epoch)
-        epoch_keys = [self.keys.public_key(epoch) for epoch in range(self.epoch)]
-        pending = self.roster.pending_removals(raw_key_of(self.identity), epoch_keys)
-        self.roster.note_epoch(self.identity, self.epoch, public, pending)
-        self._keys_changed()
+        self._go_on_with(self._rotation.moved())
         self.roster_changed()
 
     def outrun(self) -> None:
         """Wait for the key of the epoch that somebody else has made."""
-        self._drop_next_keys()
+        self._rotation.outrun()
+        self._saved.next_seed = None
         self._save()
 
     def missing_epoch(self, epoch: int) -> None:
@@ -353,15 +315,13 @@ class Group:
     def joined(self, limits: dict[str, float]) -> None:
         """Send what has waited, and follow the values."""
         assert self._link is not None
-        while self._waiting:
-            content = self._waiting.popleft()
-            self._waiting_bytes -= len(content)
-            self._send(content)
+        self._messenger.joined(self._link)
         self.values.joined(self._link, limits)
         self._call(self.protocol.joined)
 
     def parted(self) -> None:
         """Wait until it is joined again."""
+        self._messenger.parted()
         self.values.parted()
 
     def arrived(self, device_id: DeviceID) -> None:
@@ -394,96 +354,57 @@ class Group:
         own = raw_key_of(self.identity)
         return self.roster.maker_of(epoch, public) == own
 
-    # Messages.
+    # For the messages.
 
-    def _most(self) -> int:
-        return MAX_PACKET_BYTES if self._link is None else self._link.max_content_bytes
+    def keep_stream(self, stream: int) -> None:
+        """Store the number of this device's newest stream of messages, at once."""
+        self._saved.stream = stream
+        self._save()
 
-    def _send(self, content: bytes) -> None:
-        assert self._link is not None
-        if self._writer is None:
-            now = int(self.reactor.seconds() * 1000)
-            self._writer = MessageWriter(self.identity, now, self._saved.stream)
-            self._saved.stream = self._writer.stream
-            # Before the first message: after a crash its number must not be used again.
-            self._save()
-        sealed = self._writer.seal(self.keys, content, *self.values.checked())
-        self._link.tell(GroupMessage(bytes(self.device_id), bytes(self.group_id), sealed))
+    def checked(self) -> tuple[int, bytes]:
+        """Return how far this device has checked the values: revision and head."""
+        return self.values.checked()
 
-    def _message(self, message: GroupMessage) -> None:
-        member = self.roster.members().get(message.source_device)
-        if member is None:
-            # Its entry may be on its way from the device that has added it.
-            self._held.append(message)
-            return
-        device_id = member.device_id
-        try:
-            opened = self._reader.open(self.keys, device_id, member.public_key, message.content)
-        except MissingEpochError as problem:
-            self._held.append(message)
-            self._call(self.protocol.problemSeen, problem)
-            self._owner.seek_members(self)
-            return
-        except MessageRefusedError as problem:
-            self.problem_seen(problem)
-            return
+    def message_opened(self, device_id: DeviceID, message: OpenedMessage) -> None:
+        """Hand on what a member has said."""
         self.save_soon()
-        if opened.missing:
-            self._call(self.protocol.messagesMissed, device_id, opened.missing)
-        self._call(self.protocol.messageReceived, device_id, opened.content)
-        self.values.seen_by(device_id, opened.revision, opened.head)
+        if message.missing:
+            self._call(self.protocol.messagesMissed, device_id, message.missing)
+        self._call(self.protocol.messageReceived, device_id, message.content)
+        self.values.seen_by(device_id, message.revision, message.head)
 
-    def _open_held(self) -> None:
-        """Look once more at what could not be read."""
-        held = list(self._held)
-        self._held.clear()
-        for message in held:
-            self._message(message)
+    def message_waits(self, problem: MissingEpochError) -> None:
+        """Look for a member that has the key with which a message can be read."""
+        self.missing_epoch(problem.epoch)
 
-    # Epochs.
+    # For the rotation.
 
-    def _look_for_removals(self) -> None:
-        """Begin to move the group when this device has to, since somebody was removed."""
-        if self.realm is None or self.device_id not in self.roster.members():
-            return
-        epoch_keys = [self.keys.public_key(epoch) for epoch in range(self.epoch + 1)]
-        if self.roster.pending_removals(raw_key_of(self.identity), epoch_keys):
-            self._want_next_epoch()
-        else:
-            self._fulfil_moves()
+    @property
+    def can_rotate(self) -> bool:
+        """Whether it has a realm, and this device is a member."""
+        return self.realm is not None and self.device_id in self.roster.members()
 
-    def _want_next_epoch(self) -> None:
-        if self._next_keys is None:
-            self._next_keys = self.keys.with_next(self.random_bytes(SEED_BYTES))
-            self._saved.next_seed = self._next_keys.seeds[-1]
-            # Before the realm hears of it: the key of an epoch must not be lost.
-            self._save()
+    def keep_next_seed(self, seed: bytes | None) -> None:
+        """Store the seed of the epoch that is wanted, at once; raises when that fails."""
+        self._saved.next_seed = seed
+        self._owner.store.put(self._saved)
+        self._owner.store.commit()
+
+    def move(self) -> None:
+        """Have the realm move the group."""
         self._membership.work()
 
-    def _drop_next_keys(self) -> None:
-        self._next_keys = None
-        self._saved.next_seed = None
-
-    def _keys_changed(self) -> None:
-        self._saved.seeds = self.keys.seeds
+    def _go_on_with(self, keys: GroupKeys) -> None:
+        """Use the keys with a newer epoch from now on."""
+        self.keys = keys
+        self._saved.seeds = keys.seeds
         self._saved.next_seed = None
         self._save()
         self._membership.work()
         self._owner.group_changed(self)
         self._call(self.protocol.epochChanged, self.epoch)
-        self._open_held()
-        self._look_for_removals()
-
-    def _fulfil_moves(self) -> None:
-        if self._next_keys is None:
-            moves, self._moves = self._moves, []
-            for moved in moves:
-                moved.callback(None)
-
-    def _fail_moves(self, reason: AbstError) -> None:
-        moves, self._moves = self._moves, []
-        for moved in moves:
-            moved.errback(reason)
+        self._messenger.open_held()
+        self._rotation.look_for_removals()
 
     # Storage.
 
@@ -493,7 +414,7 @@ class Group:
 
     def _save_progress(self) -> None:
         store = self._owner.store
-        readers = [SavedReader(*row) for row in self._reader.rows()]
+        readers = self._messenger.rows()
         store.put_readers(self.group_id, _changed(readers, self._saved.readers))
         self._saved.readers = readers
         self.values.save(store, self._saved)
