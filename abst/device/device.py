@@ -352,7 +352,9 @@ class Device(Service):
 
     def group_told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
         """Hand on what a realm, or a member through it, says about a group."""
-        self.groups.told(link, peer_group, packet)
+        if self.running:
+            # What comes later would be taken, and not stored any more as taken.
+            self.groups.told(link, peer_group, packet)
 
     # For the local network.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from abst.device.groups.keys import GroupKeys
-from abst.device.groups.messages import MessageReader
+from abst.device.groups.messages import MessageReader, MessageWriter
 from abst.device.groups.sealed_values import open_value
 from abst.device_id import DeviceID
 from abst.errors import AbstError, Code, GroupError, MissingEpochError
@@ -379,6 +379,19 @@ class StoredTests(GroupTestCase):
         self.assertEqual([b"first stream", b"second stream"], self.diary(bobs).messages)
         self.assertEqual([b"two"], self.diary(again).messages)
         self.assertEqual([], self.diary(again).problems)
+
+    def test_what_comes_while_a_device_stops_is_heard_after_the_next_start(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        sealed = MessageWriter(alice.identity, 1).seal(ours.keys, b"late", 0, bytes(32))
+        message = GroupMessage(bytes(alice.device_id), bytes(ours.group_id), sealed)
+        (link,) = bob.links_up()
+        bob.stopService()
+        bob.group_told(link, bytes(ours.group_id), message)
+        self.assertEqual([], self.diary(bobs).messages)
+        bob.startService()
+        bob.group_told(link, bytes(ours.group_id), message)
+        self.assertEqual([b"late"], self.diary(bobs).messages)
 
     def test_an_old_message_is_not_taken_again_after_a_restart(self) -> None:
         store = self.store()
