@@ -27,6 +27,7 @@ from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory
 from abst.device_id import DeviceID
 from abst.errors import MEANINGS, AddressError, Code, RemoteProtocolError
+from abst.group_proofs import allows_move, group_id_of, proves
 from abst.identity import Identity
 from abst.packets import (
     MAX_PACKET_BYTES,
@@ -35,7 +36,6 @@ from abst.packets import (
     Error,
     Packet,
 )
-from abst.realm.group_proofs import allows_move, group_id_of, proves
 from tests.realm.memory_realm import Line, MemoryRealm
 
 ROOT = Path(__file__).parent.parent

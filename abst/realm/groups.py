@@ -11,6 +11,7 @@ from collections import Counter, deque
 from typing import Final, Protocol
 
 from abst.errors import Code
+from abst.group_proofs import allows_move, group_id_of, proves
 from abst.packets import (
     MAX_EPOCHS,
     CreateGroup,
@@ -23,7 +24,6 @@ from abst.packets import (
 )
 from abst.realm.client import Client
 from abst.realm.counters import Counters
-from abst.realm.group_proofs import allows_move, group_id_of, proves
 from abst.realm.limits import Limits
 from abst.realm.news import News
 from abst.realm.quota import Quota

@@ -1,37 +1,16 @@
 """What is known of a group's changes, as plain values (spec: values.md, "Changes", "History").
 
-Pure. Owns the hash that links one change to the next, and the forms in which a history is given
-to the application and to storage.
+Pure. Owns the forms in which a history is given to the application and to storage.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from abst.device.groups.keys import number
 from abst.device.groups.sealed_values import ValueWord
-from abst.packets.limits import HASH_BYTES
-
-NOTHING: Final = bytes(HASH_BYTES)
-"""The hash before the first change, and in place of that of a value whose time was over."""
-
-_LABEL: Final = b"ABST change 1"
-
-
-def next_head(head: bytes, revision: int, name: bytes, digest: bytes) -> bytes:
-    """Return the hash of a history after one change more.
-
-    Args:
-        head: the hash before it.
-        revision: the number of the change.
-        name: as the realm sees it.
-        digest: the SHA-256 of the sealed value, or ``NOTHING``.
-    """
-    text = b"".join((_LABEL, head, number(revision), name, digest))
-    return hashlib.sha256(text).digest()
+from abst.value_history import NO_HASH
 
 
 class What(StrEnum):
@@ -84,7 +63,7 @@ class LastChange(NamedTuple):
 
     Attributes:
         revision: its number.
-        digest: the SHA-256 of the sealed value, or ``NOTHING``.
+        digest: the SHA-256 of the sealed value, or ``NO_HASH``.
         has_value: whether the name has a value since then.
         may_end: whether that value was put for a time.
         replaced_by: when the realm has given the hash alone: the revision up to which another
@@ -128,9 +107,9 @@ class Snapshot:
     """
 
     revision: int = 0
-    head: bytes = NOTHING
+    head: bytes = NO_HASH
     epoch: int = 0
-    claimed: tuple[int, bytes] = (0, NOTHING)
+    claimed: tuple[int, bytes] = (0, NO_HASH)
     names: list[tuple[bytes, int, bytes, bool, bool, int]] = field(default_factory=list)
     steps: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     writers: list[tuple[bytes, int, int]] = field(default_factory=list)

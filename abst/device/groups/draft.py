@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from abst.device.groups.changes import NOTHING, Change, LastChange, Step, What, next_head
+from abst.device.groups.changes import Change, LastChange, Step, What
 from abst.device.groups.known import MAX_NAMES, MAX_STEPS, Known
 from abst.device.groups.sealed_values import ValueWord, epoch_of
 from abst.errors import DishonestRealmError, GroupError
+from abst.value_history import NO_HASH, next_head
 
 OpenValue = Callable[[bytes, bytes], ValueWord]
 """Opens what the realm keeps under a hidden name, or raises as ``sealed_values.open_value``."""
@@ -126,7 +127,7 @@ class Draft:
     def _replaced(self, last: LastChange | None) -> LastChange | None:
         """Return what a change has replaced for sure; None when that is not known."""
         if last is None:
-            return LastChange(0, NOTHING, False, False)
+            return LastChange(0, NO_HASH, False, False)
         return None if last.replaced_by else last
 
     # A change.
@@ -150,7 +151,7 @@ class Draft:
         self._check_new(revision, digest)
         if sealed is not None:
             last = self._take_word(revision, name, digest, sealed, open_value)
-        elif digest == NOTHING:
+        elif digest == NO_HASH:
             if not self._can_end(name):
                 raise DishonestRealmError(
                     "forged", f"at revision {revision} the time of a value is over that had none"
@@ -215,7 +216,7 @@ class Draft:
 
     def _check_new(self, revision: int, digest: bytes) -> None:
         """Refuse a change that was one before: no member seals the same bytes twice."""
-        if digest != NOTHING and (digest in self._known.digests or digest in self._digests):
+        if digest != NO_HASH and (digest in self._known.digests or digest in self._digests):
             raise DishonestRealmError("forged", f"change {revision} repeats an earlier one")
 
     def _check_knowledge(self, revision: int, word: ValueWord) -> None:

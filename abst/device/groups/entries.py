@@ -16,9 +16,9 @@ import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from abst import codec
-from abst.device.groups import keys
-from abst.device_id import DeviceID
+from abst.device_id import DeviceID, subject_public_key_info
 from abst.errors import Code, GroupError, RemoteProtocolError
+from abst.group_proofs import is_signed
 from abst.packets import (
     HASH_BYTES,
     MAX_COUNT,
@@ -39,9 +39,6 @@ MAX_WITHOUT: Final = 8
 
 NOTHING: Final = bytes(HASH_BYTES)
 """Stands where an entry is named and there is none."""
-
-# RFC 8410: what comes before the raw key in a SubjectPublicKeyInfo of Ed25519.
-_KEY_INFO: Final = bytes.fromhex("302a300506032b6570032100")
 
 
 class Signer(Protocol):
@@ -169,7 +166,7 @@ class Entry:
 @lru_cache(maxsize=4096)
 def device_id_of(public_key: bytes) -> DeviceID:
     """Return the ID of the device with a raw public key."""
-    return DeviceID.of_key(_KEY_INFO + public_key)
+    return DeviceID.of_key(subject_public_key_info(public_key))
 
 
 def raw_key_of(signer: Signer) -> bytes:
@@ -240,7 +237,7 @@ def sign_entry(
 def is_by_signer(entry: Entry, group_id: bytes, founder: bytes) -> bool:
     """Tell whether an entry is for this group and by the signer that it names."""
     signature, written = entry.data[:SIGNATURE_BYTES], entry.data[SIGNATURE_BYTES:]
-    return keys.is_signed(entry.signer, signature, LABEL + group_id + founder + written)
+    return is_signed(entry.signer, signature, LABEL + group_id + founder + written)
 
 
 def _read(written: Mapping[Any, Any], wanted: tuple[fields.Field, ...]) -> dict[str, Any]:

@@ -54,6 +54,9 @@ class GroupOwner(Protocol):
     def seek_members(self, group: Group) -> None:
         """The group needs something that another member may have."""
 
+    def offer_answered(self, group: Group, device_id: DeviceID) -> None:
+        """A device to which the group was offered has taken it."""
+
 
 class Group:
     """A peer group.
@@ -325,7 +328,9 @@ class Group:
         self.values.parted()
 
     def arrived(self, device_id: DeviceID) -> None:
-        """Another member is here."""
+        """Another member is here, and so has the group's key."""
+        if bytes(device_id) in self.offered:
+            self._owner.offer_answered(self, device_id)
         self._call(self.protocol.memberArrived, device_id)
 
     def still_here(self, device_id: DeviceID) -> None:

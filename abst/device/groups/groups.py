@@ -256,6 +256,13 @@ class Groups:
             if member.device_id != self._owner.device_id and self._is_peer(member.device_id):
                 self._owner.reach(member.device_id)
 
+    def offer_answered(self, group: Group, device_id: bytes) -> None:
+        """Offer a group to a device no more: it has taken it."""
+        self._sharing.offer_answered(bytes(group.group_id), bytes(device_id))
+        group.note_answered(bytes(device_id))
+        for given in self._gifts.pop((bytes(group.group_id), bytes(device_id)), ()):
+            given.callback(None)
+
     # Inside.
 
     def _is_peer(self, device_id: bytes) -> bool:
@@ -356,9 +363,7 @@ class Groups:
                 problem = GroupError(f"a member names other keys of {group} than those known here")
                 group.problem_seen(problem)
             case sharing.Accepted():
-                group.note_answered(action.device_id)
-                for given in self._gifts.pop((action.group_id, action.device_id), ()):
-                    given.callback(None)
+                self.offer_answered(group, action.device_id)
             case sharing.Refused():
                 self._refused(group, action.device_id, action.code)
             case sharing.Gone():

@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from abst.device.groups.changes import NOTHING, Accepted, LastChange, Snapshot
+from abst.device.groups.changes import Accepted, LastChange, Snapshot
 from abst.device.groups.draft import BROKEN, Draft, OpenValue, forked, open_named
 from abst.device.groups.known import Known
 from abst.device.groups.leap import Leap
 from abst.device.groups.sealed_values import ValueWord
 from abst.errors import DishonestRealmError, LocalProtocolError
 from abst.packets import ValueChanges, ValueFound, WatchingValues
+from abst.value_history import NO_HASH
 
 MAX_AWAITED: Final = 1024
 """How many of this device's own changes may be on their way."""
 
-_NEVER: Final = LastChange(0, NOTHING, False, False)
+_NEVER: Final = LastChange(0, NO_HASH, False, False)
 
 
 class History:
@@ -164,7 +165,7 @@ class History:
             MissingEpochError: it is of an epoch whose key has not come.
         """
         revision, name, sealed = packet.revision, packet.name, packet.value
-        digest = NOTHING if sealed is None else hashlib.sha256(sealed).digest()
+        digest = NO_HASH if sealed is None else hashlib.sha256(sealed).digest()
         if revision > self.revision:
             self._check_promise(revision, name, digest)
         else:
@@ -281,7 +282,7 @@ class History:
 
     def _take_page(self, packet: ValueChanges, since: int, open_value: OpenValue) -> Accepted:
         floor = packet.floor or 0
-        floor_head = packet.floor_head or NOTHING
+        floor_head = packet.floor_head or NO_HASH
         self._check_floor(packet, floor, floor_head)
         draft = self._listing or Draft(self._known, self._awaited)
         if floor > draft.reach:
@@ -345,11 +346,11 @@ class History:
         """Check what the realm says to be a name's last change, among those that have come."""
         last = self.last_change(name) or _NEVER
         is_right = (revision, digest) == (last.revision, last.digest)
-        if not last.has_value and last.digest == NOTHING:
+        if not last.has_value and last.digest == NO_HASH:
             # Perhaps nobody remembers: no value is right, and so is a word that says so.
-            is_right = is_right or revision > 0 or digest == NOTHING
+            is_right = is_right or revision > 0 or digest == NO_HASH
         elif not last.has_value:
-            is_right = is_right or (revision, digest) == (0, NOTHING)
+            is_right = is_right or (revision, digest) == (0, NO_HASH)
         if not is_right:
             raise DishonestRealmError(
                 BROKEN,
@@ -379,7 +380,7 @@ def _check_compared(before: LastChange | None, revision: int, if_revision: int |
         is_right = if_revision == before.revision
     else:
         # Of what is forgotten, nobody knows which revision it was.
-        is_right = before.digest == NOTHING or if_revision in (0, before.revision)
+        is_right = before.digest == NO_HASH or if_revision in (0, before.revision)
     if not is_right:
         raise DishonestRealmError(
             BROKEN, f"change {revision} was made though its name was not at {if_revision}"

@@ -9,17 +9,15 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, Protocol, Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from abst.device_id import DeviceID
 from abst.errors import GroupError, MissingEpochError
+from abst.group_proofs import group_id_of, move_text, proof_text
 from abst.packets.limits import MAX_EPOCHS, MAX_NAME_BYTES, SEED_BYTES
 
 DERIVED_KEY_BYTES: Final = 32
@@ -27,8 +25,6 @@ DERIVED_KEY_BYTES: Final = 32
 _MESSAGES: Final = b"ABST group messages 1"
 _VALUES: Final = b"ABST group values 1"
 _NAMES: Final = b"ABST group names 1"
-_PROOF: Final = b"ABST group proof 1"
-_MOVE: Final = b"ABST group epoch 1"
 
 
 class Signer(Protocol):
@@ -43,34 +39,9 @@ class Signer(Protocol):
         """Its key."""
 
 
-def number(value: int) -> bytes:
-    """Return a number as it stands in what is signed, hashed or authenticated."""
-    return value.to_bytes(8, "big")
-
-
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """Return 32 bytes made of a secret (HKDF-SHA256, RFC 5869)."""
     return HKDF(SHA256(), DERIVED_KEY_BYTES, salt, info).derive(secret)
-
-
-@lru_cache(maxsize=4096)
-def _public_key(raw: bytes) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(raw)
-
-
-def is_signed(public_key: bytes, signature: bytes, text: bytes) -> bool:
-    """Tell whether a signature is by a raw Ed25519 public key over a text."""
-    try:
-        _public_key(public_key).verify(signature, text)
-    except (InvalidSignature, ValueError):  # ValueError: 32 bytes that are no key.
-        return False
-    return True
-
-
-def group_id_of(public_key: bytes) -> DeviceID:
-    """Return the ID of the group whose epoch 0 has this raw public key."""
-    key = Ed25519PublicKey.from_public_bytes(public_key)
-    return DeviceID.of_key(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -178,12 +149,18 @@ class GroupKeys:
 
     def proof(self, nonce: bytes, device_id: bytes) -> bytes:
         """Return the proof, for a realm's nonce, that this device holds the newest epoch's key."""
-        text = _proof_text(nonce, device_id, self.group_id, self.epoch, self.public_key(self.epoch))
+        text = proof_text(
+            nonce=nonce,
+            device_id=device_id,
+            group=self.group_id,
+            epoch=self.epoch,
+            key=self.public_key(self.epoch),
+        )
         return self._private_key(self.epoch).sign(text)
 
     def move_signature(self, new_public_key: bytes) -> bytes:
         """Return the newest epoch's word that the epoch after it has this key."""
-        text = _move_text(self.group_id, self.epoch + 1, new_public_key)
+        text = move_text(group=self.group_id, epoch=self.epoch + 1, key=new_public_key)
         return self._private_key(self.epoch).sign(text)
 
     def check_held(self, epoch: int) -> None:
@@ -210,25 +187,3 @@ class GroupKeys:
             key = derive(self.seeds[epoch], self.group_id, info)
             self._derived[info, epoch] = key
         return key
-
-
-def verify_proof(
-    key: bytes, proof: bytes, *, nonce: bytes, device_id: bytes, group_id: bytes, epoch: int
-) -> bool:
-    """Tell whether a proof is by the epoch's raw public key ``key``, for this nonce and device."""
-    return is_signed(key, proof, _proof_text(nonce, device_id, group_id, epoch, key))
-
-
-def verify_move(
-    key: bytes, signature: bytes, *, group_id: bytes, epoch: int, new_key: bytes
-) -> bool:
-    """Tell whether the key of the epoch before has signed that ``epoch`` has ``new_key``."""
-    return is_signed(key, signature, _move_text(group_id, epoch, new_key))
-
-
-def _proof_text(nonce: bytes, device_id: bytes, group_id: bytes, epoch: int, key: bytes) -> bytes:
-    return b"".join((_PROOF, nonce, device_id, group_id, number(epoch), key))
-
-
-def _move_text(group_id: bytes, epoch: int, key: bytes) -> bytes:
-    return b"".join((_MOVE, group_id, number(epoch), key))

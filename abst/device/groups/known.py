@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from abst.device.groups.changes import NOTHING, LastChange, Snapshot, Step
+from abst.device.groups.changes import LastChange, Snapshot, Step
 from abst.packets.limits import MAX_MEMBERS
+from abst.value_history import NO_HASH
 
 MAX_STEPS: Final = 1024
 """How many of the newest changes are remembered one by one."""
@@ -105,7 +106,7 @@ class Known:
     def head_at(self, revision: int) -> bytes | None:
         """Return the hash of the history up to a revision; None when it is not remembered."""
         if revision == 0:
-            return NOTHING
+            return NO_HASH
         step = self.steps.get(revision)
         return None if step is None else step.head
 
@@ -135,7 +136,7 @@ class Known:
 
     def see(self, member: bytes, revision: int, head: bytes) -> None:
         """Remember what a member knows that this device does not."""
-        if revision > self.seen.get(member, (self.revision, NOTHING))[0]:
+        if revision > self.seen.get(member, (self.revision, NO_HASH))[0]:
             self.seen[member] = (revision, head)
         if len(self.seen) > MAX_MEMBERS:
             del self.seen[min(self.seen, key=lambda who: self.seen[who][0])]

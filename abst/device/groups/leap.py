@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from abst.device.groups.changes import NOTHING, Change, LastChange, Step, What
+from abst.device.groups.changes import Change, LastChange, Step, What
 from abst.device.groups.draft import BROKEN, Draft, OpenValue, open_named
 from abst.device.groups.known import Known
 from abst.errors import DishonestRealmError
+from abst.value_history import NO_HASH
 
 
 class Leap(Draft):
@@ -33,7 +34,7 @@ class Leap(Draft):
         self.head = None
         self.began = began
         self.floor = 0
-        self._floor_head = NOTHING
+        self._floor_head = NO_HASH
         self._listed: set[bytes] = set()
 
     @property
@@ -79,11 +80,11 @@ class Leap(Draft):
 
     def _forget(self, name: bytes) -> None:
         self.changes.append(Change(What.FORGOTTEN, self.floor, name))
-        self.names[name] = LastChange(self.floor, NOTHING, False, False)
+        self.names[name] = LastChange(self.floor, NO_HASH, False, False)
 
     def _begin_after_floor(self) -> None:
         self.revision, self.head = self.floor, self._floor_head
-        self.steps[self.floor] = Step(self.head, NOTHING)
+        self.steps[self.floor] = Step(self.head, NO_HASH)
         self._check_named(self.floor, self.head)
 
     def _is_told_again(
@@ -93,7 +94,7 @@ class Leap(Draft):
             if self.head is None:
                 self._begin_after_floor()
             return False
-        if sealed is None and digest != NOTHING:
+        if sealed is None and digest != NO_HASH:
             # What has replaced it comes later, or is forgotten.
             self._link(revision, name, digest)
             return True

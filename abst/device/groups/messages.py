@@ -15,8 +15,9 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from abst.device.groups.keys import GroupKeys, Signer, derive, is_signed, number
+from abst.device.groups.keys import GroupKeys, Signer, derive
 from abst.errors import GroupError
+from abst.group_proofs import is_signed, number
 from abst.packets.limits import HASH_BYTES, MAX_COUNT, MAX_EPOCHS, SIGNATURE_BYTES
 
 EPOCH_BYTES: Final = 4

@@ -15,9 +15,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from abst import codec
-from abst.device.groups.keys import GroupKeys, Signer, derive, is_signed
+from abst.device.groups.keys import GroupKeys, Signer, derive
 from abst.device_id import DeviceID, is_device_id
 from abst.errors import DishonestRealmError, GroupError, RemoteProtocolError
+from abst.group_proofs import is_signed
 from abst.packets.fields import is_binary, is_count
 from abst.packets.limits import (
     HASH_BYTES,

@@ -204,6 +204,10 @@ class Sharing:
         else:
             self._actions.append(Reach(device_id))
 
+    def offer_answered(self, group_id: bytes, device_id: bytes) -> None:
+        """Offer a group to a device no more: it was seen to have it."""
+        self._offered.discard((group_id, device_id))
+
     # Offers of others.
 
     def offer_taken(self, group_id: bytes) -> None:

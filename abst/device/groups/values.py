@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from abst.device.groups import sealed_values
 from abst.device.groups.changes import Change, What
 from abst.device.groups.mirror import Mirror, MirrorOwner
+from abst.device.groups.rewriting import Rewriting, RewritingOwner
 from abst.device.groups.sealed_values import SALT_BYTES, ValueWord
 from abst.device.groups.store import GroupStore, SavedGroup
 from abst.device.link import Link
@@ -45,9 +45,6 @@ from abst.packets import (
     ValueFound,
     ValuePut,
 )
-
-REWRITES_PER_SECOND: Final = 20.0
-"""How fast values of earlier epochs are sealed anew: nobody is in a hurry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +115,11 @@ class Watch:
         self._forget(self)
 
 
-class ValuesOwner(MirrorOwner, Protocol):
+class ValuesOwner(MirrorOwner, RewritingOwner, Protocol):
     """The group."""
 
     identity: Identity
     random_bytes: Callable[[int], bytes]
-
-    def made_epoch(self, epoch: int) -> bool:
-        """Tell whether it was this device that has moved the group to an epoch."""
 
 
 class Values:
@@ -145,8 +139,8 @@ class Values:
     def __init__(self, owner: ValuesOwner, saved: SavedGroup) -> None:
         self._owner = owner
         self._mirror = Mirror(owner, saved, self._changed)
+        self._rewriting = Rewriting(owner, self._mirror, self.set)
         self._watches: list[Watch] = []
-        self._rewrites = False
 
     # For applications.
 
@@ -223,7 +217,7 @@ class Values:
     def joined(self, link: Link, limits: dict[str, float]) -> None:
         """Follow the values: the group is joined."""
         self._mirror.joined(link, limits, self._owner.keys.epoch)
-        self._rewrite_soon()
+        self._rewriting.joined()
 
     def parted(self) -> None:
         """Wait until the group is joined again."""
@@ -408,45 +402,6 @@ class Values:
                     watch.callback(told)
                 except Exception:
                     self.log.failure("an application's watch failed")
-
-    # After the group has moved.
-
-    def _rewrite_soon(self) -> None:
-        epoch = self._owner.keys.epoch
-        if not self._rewrites and epoch > 0 and self._owner.made_epoch(epoch):
-            self._rewrites = True
-            ensureDeferred(self._rewrite()).addErrback(self._not_rewritten)
-
-    async def _rewrite(self) -> None:
-        """Seal values of earlier epochs anew, so that the newest key is all that they need."""
-        try:
-            await self._mirror.when_following()
-            for hidden_name, _ in list(self._mirror.words()):
-                word = self._mirror.word(hidden_name)
-                epoch = self._owner.keys.epoch
-                if (
-                    word is None
-                    or word.value is None
-                    or self._mirror.epoch_of(hidden_name) == epoch
-                ):
-                    continue
-                seconds = None
-                if word.seconds is not None:
-                    ends_at = word.milliseconds / 1000 + word.seconds
-                    seconds = max(1, round(ends_at - self._owner.reactor.seconds()))
-                revision = self._mirror.revision_of(hidden_name)
-                try:
-                    await self._set(word.name, word.value, revision, seconds)
-                except ValueConflictError:
-                    pass  # Somebody has written it anew in the meantime, with the newest key.
-                await deferLater(self._owner.reactor, 1 / REWRITES_PER_SECOND, lambda: None)
-        finally:
-            self._rewrites = False
-
-    def _not_rewritten(self, failure: Any) -> None:
-        # It goes on when the group is joined again.
-        if failure.check(AbstError) is None:
-            self.log.failure("values are not sealed anew", failure=failure)
 
 
 def _value(word: ValueWord, revision: int, age: float) -> Value:

@@ -14,8 +14,8 @@ from typing import Final
 
 from abst.realm.client import Client, ValueRequest
 from abst.realm.store.interface import History, Store
-from abst.realm.values.history import NO_HASH
 from abst.realm.values.index import Index
+from abst.value_history import NO_HASH
 
 MAX_NAMES: Final = 250_000
 """In all indexes that are in memory; they take about 100 MB. Those in use may be more."""

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from abst.packets import MAX_CHANGES, MAX_VALUE_PACKET_BYTES
 from abst.realm.store.interface import Change, History
-from abst.realm.values.history import NO_HASH, next_head
+from abst.value_history import NO_HASH, next_head
 
 KEPT_BYTES: Final = 1024
 """A replaced value of at most so many bytes is left on the disk until its change is forgotten.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from abst.device.groups.changes import NOTHING, next_head
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.sealed_values import ValueWord, open_value, seal
 from abst.packets import ValueChanges, ValueFound, WatchingValues
+from abst.value_history import NO_HASH, next_head
 from tests.device.groups.doubles import group_keys, member, raw_key
 
 MEMBERS = [member(number) for number in (1, 2, 3)]
@@ -22,7 +22,7 @@ class SmallRealm:
         self.keys = keys or group_keys()
         self.group_id = bytes(self.keys.group_id)
         self.changes: list[list[Any]] = []
-        self.heads = [NOTHING]
+        self.heads = [NO_HASH]
         self.floor = 0
         self.milliseconds = 0
         # Of each name the revision of its last change, and whether it has a value since then.
@@ -86,7 +86,7 @@ class SmallRealm:
     def add(self, name: bytes, sealed: bytes | None, *, has_value: bool) -> None:
         """Make a change of a sealed value, or of its end."""
         hidden, revision = self.keys.hidden_name(name), self.revision + 1
-        digest = NOTHING if sealed is None else hashlib.sha256(sealed).digest()
+        digest = NO_HASH if sealed is None else hashlib.sha256(sealed).digest()
         self.heads.append(next_head(self.heads[-1], revision, hidden, digest))
         self.changes.append([revision, hidden, digest, sealed])
         self.last[hidden] = (revision, has_value)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
-from abst.device.groups.changes import NOTHING, Accepted, Change, Snapshot, What
+from abst.device.groups.changes import Accepted, Change, Snapshot, What
 from abst.device.groups.history import MAX_AWAITED, History
 from abst.device.groups.known import (
     MAX_NAMES,
@@ -22,6 +22,7 @@ from abst.device.groups.known import (
 )
 from abst.errors import DishonestRealmError, GroupError, LocalProtocolError, MissingEpochError
 from abst.packets import MAX_MEMBERS, ValueChanges, WatchingValues
+from abst.value_history import NO_HASH
 from tests.device.groups.doubles import group_keys, member
 from tests.device.groups.small_realm import SmallRealm
 
@@ -113,7 +114,7 @@ class HonestTests(HistoryCase):
 
     def test_an_empty_group(self) -> None:
         self.assertEqual([], self.catch_up())
-        self.assertEqual((0, NOTHING), (self.history.revision, self.history.head))
+        self.assertEqual((0, NO_HASH), (self.history.revision, self.history.head))
         self.assertEqual([], self.history.take_listed(self.realm.listed(0), 0, None).changes)  # type: ignore[arg-type]
 
     def test_a_value_whose_time_is_over(self) -> None:
@@ -328,7 +329,7 @@ class LyingTests(HistoryCase):
             self.history = History(self.history.snapshot())
 
     def test_an_emptied_realm(self) -> None:
-        empty = WatchingValues(self.realm.group_id, 0, NOTHING)
+        empty = WatchingValues(self.realm.group_id, 0, NO_HASH)
         self.assert_refused("rolled_back", self.history.take_watching, empty)
 
     def test_a_realm_that_is_older_than_it_has_said(self) -> None:
@@ -1022,7 +1023,7 @@ def distort(changes: list[list[Any]], realm: SmallRealm, at: int, how: int) -> N
         case 11:
             one[3] = None
         case 12:
-            one[2:] = [NOTHING, None]
+            one[2:] = [NO_HASH, None]
         case 13:
             one[0] += 1 + at % 3
         case 14:

@@ -9,9 +9,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import TestCase
 
-from abst.device.groups.keys import GroupKeys, verify_move, verify_proof
+from abst.device.groups.keys import GroupKeys
 from abst.device_id import DeviceID
 from abst.errors import GroupError, MissingEpochError
+from abst.group_proofs import allows_move, proves
 from abst.identity import Identity
 from abst.packets import MAX_EPOCHS, MAX_NAME_BYTES
 from tests.device.groups.doubles import group_keys, member
@@ -120,23 +121,23 @@ class SignatureTests(TestCase):
         right: dict[str, Any] = {
             "nonce": NONCE,
             "device_id": device_id,
-            "group_id": keys.group_id,
+            "group": keys.group_id,
             "epoch": 1,
         }
         key, proof = keys.public_key(1), keys.proof(NONCE, device_id)
-        self.assertTrue(verify_proof(key, proof, **right))
+        self.assertTrue(proves(proof, key=key, **right))
         wrong = {
             "nonce": bytes(32),
             "device_id": member(2).device_id,
-            "group_id": group_keys(group=101).group_id,
+            "group": group_keys(group=101).group_id,
             "epoch": 0,
         }
         for name, value in wrong.items():
-            self.assertFalse(verify_proof(key, proof, **{**right, name: value}), name)
-        self.assertFalse(verify_proof(keys.public_key(0), proof, **right))
-        self.assertFalse(verify_proof(key, bytes(64), **right))
-        self.assertFalse(verify_proof(key, proof[:-1], **right))
-        self.assertFalse(verify_proof(key[:-1], proof, **right))
+            self.assertFalse(proves(proof, key=key, **{**right, name: value}), name)
+        self.assertFalse(proves(proof, key=keys.public_key(0), **right))
+        self.assertFalse(proves(bytes(64), key=key, **right))
+        self.assertFalse(proves(proof[:-1], key=key, **right))
+        self.assertFalse(proves(proof, key=key[:-1], **right))
 
     def test_a_move_is_signed_by_the_epoch_before_it(self) -> None:
         keys = group_keys(2)
@@ -144,9 +145,10 @@ class SignatureTests(TestCase):
         signature = keys.until(0).move_signature(new_key)
         group_id = keys.group_id
         first = keys.public_key(0)
-        right: dict[str, Any] = {"group_id": group_id, "epoch": 1, "new_key": new_key}
-        self.assertTrue(verify_move(first, signature, **right))
-        self.assertFalse(verify_move(new_key, signature, **right))
-        wrong = {"group_id": member(1).device_id, "epoch": 2, "new_key": first}
+        right: dict[str, Any] = {"group": group_id, "epoch": 1, "key": new_key}
+        self.assertTrue(allows_move(signature, present_key=first, **right))
+        self.assertFalse(allows_move(signature, present_key=new_key, **right))
+        wrong = {"group": member(1).device_id, "epoch": 2, "key": first}
         for name, value in wrong.items():
-            self.assertFalse(verify_move(first, signature, **{**right, name: value}), name)
+            changed = {**right, name: value}
+            self.assertFalse(allows_move(signature, present_key=first, **changed), name)

@@ -8,12 +8,13 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from abst.device.groups.changes import next_head
-from abst.device.groups.keys import GroupKeys, derive, verify_move, verify_proof
+from abst.device.groups.keys import GroupKeys, derive
 from abst.device.groups.messages import MessageReader, MessageRefusedError, MessageWriter
 from abst.device.groups.sealed_values import ValueWord, open_value, seal
 from abst.device_id import DeviceID
 from abst.errors import DishonestRealmError, MissingEpochError
+from abst.group_proofs import allows_move, proves
+from abst.value_history import next_head
 from tests.device.groups.doubles import raw_key
 from tests.test_vectors import identities
 
@@ -61,16 +62,16 @@ class GroupTests(TestCase):
                 for field in ("key", "proof", "nonce", "device_id", "peer_group")
             )
             epoch = entry["epoch"]
-            about = {"nonce": nonce, "device_id": device_id, "group_id": group_id}
-            self.assertTrue(verify_proof(key, proof, **about, epoch=epoch), entry["name"])
-            self.assertFalse(verify_proof(key, proof, **about, epoch=epoch + 1), entry["name"])
+            about = {"nonce": nonce, "device_id": device_id, "group": group_id, "key": key}
+            self.assertTrue(proves(proof, **about, epoch=epoch), entry["name"])
+            self.assertFalse(proves(proof, **about, epoch=epoch + 1), entry["name"])
         for entry in load("groups.json", "moves"):
             key, signature, group_id, new_key = (
                 bytes.fromhex(entry[field])
                 for field in ("present_key", "signature", "peer_group", "key")
             )
-            right = verify_move(
-                key, signature, group_id=group_id, epoch=entry["epoch"], new_key=new_key
+            right = allows_move(
+                signature, group=group_id, epoch=entry["epoch"], key=new_key, present_key=key
             )
             self.assertTrue(right, entry["name"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.realm.values.history import NO_HASH, next_head
+from abst.value_history import NO_HASH, next_head
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors" / "values.json"
 

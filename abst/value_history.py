@@ -1,11 +1,14 @@
-"""The hash of a group's history (spec: values.md, "History"). Pure."""
+"""The hash of the history of a group's values (spec: values.md, "History").
+
+Pure; the realm makes it and devices check it.
+"""
 
 from __future__ import annotations
 
-from hashlib import sha256
+import hashlib
 from typing import Final
 
-from abst.packets import HASH_BYTES
+from abst.packets.limits import HASH_BYTES
 
 NO_HASH: Final = bytes(HASH_BYTES)
 """The hash before the first change, and in place of the hash of a value whose time was over."""
@@ -18,8 +21,9 @@ def next_head(head: bytes, revision: int, name: bytes, digest: bytes) -> bytes:
 
     Args:
         head: the hash before it.
-        revision: its number.
+        revision: the number of the change.
         name: the name as the realm sees it.
-        digest: SHA-256 of the sealed value, or ``NO_HASH``.
+        digest: the SHA-256 of the sealed value, or ``NO_HASH``.
     """
-    return sha256(b"".join((_LABEL, head, revision.to_bytes(8, "big"), name, digest))).digest()
+    text = b"".join((_LABEL, head, revision.to_bytes(8, "big"), name, digest))
+    return hashlib.sha256(text).digest()
