@@ -13,7 +13,7 @@ from abst.device.groups.group import Group
 
 Result = TypeVar("Result")
 
-JOIN_SECONDS: Final = 3.0
+JOIN_SECONDS: Final = 2.0
 """How long a command waits for a group to be joined, while its realm is connected."""
 
 
