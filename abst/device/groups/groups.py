@@ -366,8 +366,9 @@ class Groups:
                 self.offer_answered(group, action.device_id)
             case sharing.Refused():
                 self._refused(group, action.device_id, action.code)
-            case sharing.Gone():
-                # It has left, and the word of that was lost.
+            case sharing.Gone() if group.roster.has_added(self.identity, action.device_id):
+                # It has left, and the word of that was lost. Others cannot know: perhaps it has
+                # not got the offer yet.
                 self._remove(group, action.device_id)
             case sharing.Out():
                 self._end(group, GroupError("another member has removed this device"))

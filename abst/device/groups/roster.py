@@ -79,6 +79,16 @@ class Roster:
         """Return the raw public key of a device that is or was in, or None."""
         return self._current_view().former.get(device_id)
 
+    def has_added(self, identity: Signer, device_id: bytes) -> bool:
+        """Tell whether it was this device that has let a member in, the last time that it came."""
+        own, member = raw_key_of(identity), self.members().get(device_id)
+        return member is not None and any(
+            isinstance(entry.statement, Add)
+            and (entry.signer, entry.statement.device) == (own, member.public_key)
+            and entry.statement.generation == member.generation
+            for entry in self._entries.values()
+        )
+
     def name(self) -> str:
         """Return what the group is called; empty when nobody has said so."""
         return self._current_view().value(NAME_KEY) or ""

@@ -9,7 +9,7 @@ from abst.device.groups.messages import MessageReader, MessageWriter
 from abst.device.groups.sealed_values import open_value
 from abst.device_id import DeviceID
 from abst.errors import AbstError, Code, GroupError, MissingEpochError
-from abst.packets import CreateGroup, GroupMessage, JoinGroup
+from abst.packets import CreateGroup, GiveGroup, GroupMessage, JoinGroup
 from tests.device.doubles import RawDevice
 from tests.device.groups.stage import Diary, GroupTestCase
 
@@ -149,6 +149,28 @@ class MembersTests(GroupTestCase):
             self.assertEqual(["alice", "carol"], [member.name for member in group.members()])
         self.assertEqual([], bob.groups.all())
         self.assertEqual(["over: this device has left the group"], self.diary(bobs).events[-1:])
+
+    def test_only_who_has_let_a_device_in_takes_its_word_that_it_is_gone(self) -> None:
+        alice, bob, carol = self.house("alice", "bob", "carol")
+        ours, carols = self.group(alice, carol)
+        answer: Deferred[bool] = Deferred()
+        self.factories["bob"].answer = answer
+        alice.groups.give(ours, bob.device_id)
+        self.network.advance(3)
+        gone = GiveGroup("gone", bytes(ours.group_id))
+        for device in (alice, carol):
+            # Said before the offer had come, in answer to the first state of a member.
+            self.result(device.connect(bob.device_id))
+            device.groups.given(bob.device_id, gone)
+        self.network.advance(3)
+        self.assertEqual(["alice", "bob", "carol"], [member.name for member in carols.members()])
+        answer.callback(True)
+        self.network.advance(3)
+        self.assertTrue(self.of(bob, ours).is_joined)
+        self.result(alice.connect(bob.device_id))
+        alice.groups.given(bob.device_id, gone)
+        self.network.advance(3)
+        self.assertEqual(["alice", "carol"], [member.name for member in carols.members()])
 
     def test_an_application_that_fails_disturbs_nothing(self) -> None:
         alice, bob = self.house("alice", "bob")
