@@ -198,7 +198,8 @@ class Membership:
             try:
                 await self._join(link)
             except RealmRefusedError as refusal:
-                await self._refused(link, refusal)
+                if link is self._link:  # Else it has left meanwhile.
+                    await self._refused(link, refusal)
                 return
         if self._owner.next_keys is not None:
             await self._move(link)
@@ -249,11 +250,16 @@ class Membership:
     async def _move(self, link: Link) -> None:
         wanted = self._owner.next_keys
         assert wanted is not None
+        is_outrun = False
         try:
             await link.ask(self._creation(link, wanted))
         except RealmRefusedError as refusal:
             if refusal.code != Code.WRONG_EPOCH:
                 raise
+            is_outrun = True
+        if link is not self._link:
+            return  # It has left meanwhile.
+        if is_outrun:
             self._owner.outrun()
             self._part(GroupError("another member has moved the group"))
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from abst.device import Device
+from abst.device.groups.group import Group
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.messages import MessageReader, MessageWriter
 from abst.device.groups.sealed_values import open_value
@@ -351,27 +353,48 @@ class RotationTests(GroupTestCase):
         self.network.advance(70)
         self.assertTrue(ours.is_joined)
 
+    def move_behind_backs(self, device: Device, group: Group) -> None:
+        """Move a group at the realm, as a device does that tells nobody the key."""
+        keys = group.keys.with_next(bytes(range(32)))
+        raw = RawDevice(self.network, device.identity, self.network.realm)
+        self.network.settle()
+        raw.link.ask(
+            CreateGroup(
+                bytes(group.group_id),
+                1,
+                keys.public_key(1),
+                keys.proof(raw.link.nonce, bytes(device.device_id)),
+                group.keys.move_signature(keys.public_key(1)),
+            )
+        )
+
     def test_a_device_alone_knows_what_it_waits_for(self) -> None:
         alice, bob = self.house("alice", "bob")
         ours, bobs = self.group(alice, bob)
         self.network.kill(alice)
-        keys = ours.keys.with_next(bytes(range(32)))
-        raw = RawDevice(self.network, alice.identity, self.network.realm)
-        self.network.settle()
-        raw.link.ask(
-            CreateGroup(
-                bytes(ours.group_id),
-                1,
-                keys.public_key(1),
-                keys.proof(raw.link.nonce, bytes(alice.device_id)),
-                ours.keys.move_signature(keys.public_key(1)),
-            )
-        )
+        self.move_behind_backs(alice, ours)
         self.network.advance(2)
         self.assertIsInstance(bobs.problem, MissingEpochError)
         self.assertIn("epoch 1", str(bobs.problem))
         problem: AbstError = self.diary(bobs).problems[-1]
         self.assertIsInstance(problem, MissingEpochError)
+
+    def test_an_answer_that_comes_after_leaving_brings_nothing_back(self) -> None:
+        store = self.store()
+        alice, bob = self.device("alice"), self.device("bob", group_store=store)
+        self.network.introduce(alice, bob)
+        self.network.settle()
+        self.result(alice.connect(bob.device_id))
+        ours, bobs = self.group(alice, bob)
+        self.network.kill(alice)
+        self.move_behind_backs(alice, ours)
+        moved = bobs.rotate()
+        # What it asks for is on the way, and the answer is that somebody was faster.
+        bob.groups.leave(bobs)
+        self.network.settle()
+        self.failureResultOf(moved, GroupError)
+        self.assertEqual([], store.load())
+        self.assertEqual([], self.diary(bobs).problems)
 
 
 class StoredTests(GroupTestCase):
