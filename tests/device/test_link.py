@@ -271,6 +271,8 @@ class RealmLinkTests(RealTestCase):
         for content in contents:
             alice.send(BOB.device_id, content)
             bob.send(ALICE.device_id, content)
+        alice.flush()
+        bob.flush()
         await self.until(lambda: len(heard_by_bob.contents) == len(contents))
         await self.until(lambda: len(heard_by_alice.contents) == len(contents))
         self.assertEqual([(ALICE.device_id, item) for item in contents], heard_by_bob.contents)
@@ -279,6 +281,7 @@ class RealmLinkTests(RealTestCase):
     async def test_an_absent_target_is_told(self) -> None:
         alice, watcher = await self.linked(await self.serve())
         alice.send(BOB.device_id, b"anybody?")
+        alice.flush()
         await self.until(lambda: watcher.refusals)
         (refusal,) = watcher.refusals
         self.assertEqual(("target_absent", 1), (refusal.code, refusal.dropped))

@@ -235,7 +235,7 @@ class MovesTests(SynchronousTestCase):
         max_size=30,
     )
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(steps=steps, seed=st.integers(0, 2**16))
     def test_every_order(self, steps: list[tuple[Any, ...]], seed: int) -> None:
         Moves(seed).run(steps)

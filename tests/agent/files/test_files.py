@@ -515,7 +515,7 @@ def make(path: Path, what: object, seed: bytes = b"") -> None:
 class AnyBreakTests(SynchronousTestCase):
     """Whatever is sent, however it is cut, and wherever it breaks."""
 
-    @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
     @given(
         items=st.lists(trees, min_size=1, max_size=3),
         pieces=st.lists(st.integers(1, 400), min_size=1, max_size=60),

@@ -409,7 +409,8 @@ class BlockedTests(TcpWorld, TestCase):
     async def begin(self) -> None:
         reactor = running_reactor()
         identity = Identity.generate()
-        self.realm = RealmFactory(reactor, identity)
+        # The plain legs are waited for in vain: not for longer than this.
+        self.realm = RealmFactory(reactor, identity, Limits(circuit_meet_seconds=1))
         port = await TCP4ServerEndpoint(reactor, 0, interface=HERE).listen(self.realm)
         self.addCleanup(port.stopListening)
         inside = port.getHost().port
