@@ -198,6 +198,7 @@ class Commands:
             raise AbstError(
                 f"{text!r} means {len(found) or 'no'} realms: 'abst realm list' shows the addresses"
             )
+        self._groups.check_unused(found[0])
         await self._device.removeRealm(found[0])
         self._save()
         return {"realm": str(found[0])}

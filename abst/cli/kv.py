@@ -274,6 +274,8 @@ def watch(values: GroupValues, prefix: str, initial: bool) -> None:
             if event.get("kind") == "watching":
                 why = "" if event["problem"] is None else f" ({one_line(event['problem'])})"
                 note(f"abst: watching{why}; Ctrl-C ends it")
+            elif event.get("kind") == "more":
+                call.answer(True)
             else:
                 show_record(event)
 

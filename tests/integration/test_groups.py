@@ -225,6 +225,14 @@ class GroupsTests(TestCase):
         bob.until(lambda told: told["joined"], "group", "members", "home")
         self.assertEqual("open", self.value(bob, "door", group="home")[0])
         self.assertIn("networks 1", bob.ok("status"))
+        # What is there is told as it is read: this is more than may wait for a watcher at once.
+        large = self.stage.folder / "large"
+        large.write_bytes(b"\0" * 65536)
+        for number in range(20):
+            dave.ok("kv", "home", "set", f"large/{number:02}", "--file", str(large))
+        watching = self.start(bob, "kv", "home", "watch", "large/", "--initial")
+        names = [self.line(watching, "name")[0] for _ in range(20)]
+        self.assertEqual([f"large/{number:02}" for number in range(20)], names)
         # A group of somebody who was only introduced is not accepted without a word.
         dave.ok("group", "create", "club")
         offering = self.start(dave, "group", "give", "club", "bob")

@@ -87,6 +87,18 @@ class GroupCommands:
             if group is not None
         ]
 
+    def check_unused(self, realm: RealmAddress) -> None:
+        """Make sure that no group is at a realm.
+
+        Raises:
+            GroupError: one is; the text says what to do.
+        """
+        for group in self._device.groups.all():
+            if group.realm == realm:
+                raise GroupError(
+                    f"the {group.kind} {group} is at this realm: 'abst {group.kind} leave' it first"
+                )
+
     async def create(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Make a group, or a network."""
         kind = str(arguments.get("kind") or "group")

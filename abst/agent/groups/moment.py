@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -11,42 +11,38 @@ from abst.agent.groups.factory import protocol_of
 from abst.device import Device
 from abst.device.groups.group import Group
 
-Result = TypeVar("Result")
-
 JOIN_SECONDS: Final = 2.0
 """How long a command waits for a group to be joined, while its realm is connected."""
 
+LATE: Final = object()
 
-def apart(waiting: Deferred[Result]) -> Deferred[Result]:
-    """Return a Deferred of the same that can be cancelled, while what it waits for goes on.
 
-    When nobody waits any more, what it fails with is dropped.
+def in_time(reactor: Any, waiting: Deferred[Any], seconds: float) -> Deferred[Any]:
+    """Return a Deferred of the same, or of ``LATE`` when it takes too long.
+
+    What is waited for goes on, also when this Deferred is cancelled; when nobody waits any more,
+    what it fails with is dropped.
     """
-    told: Deferred[Result] = Deferred(lambda _: None)
-
-    def fired(result: Any) -> None:
-        if not told.called:
-            told.errback(result) if isinstance(result, Failure) else told.callback(result)
-
-    waiting.addBoth(fired)
-    return told
-
-
-def within(reactor: Any, waiting: Deferred[Any], seconds: float) -> Deferred[bool]:
-    """Return a Deferred of whether something comes to pass in time; it fails as that does.
-
-    What takes longer goes on.
-    """
-    told: Deferred[Any] = apart(waiting)
-    is_late = object()
-    late = reactor.callLater(seconds, told.callback, is_late)
+    told: Deferred[Any] = Deferred(lambda _: None)
+    late = reactor.callLater(seconds, told.callback, LATE)
 
     def settled(result: Any) -> Any:
         if late.active():
             late.cancel()
         return result
 
-    return told.addBoth(settled).addCallback(lambda result: result is not is_late)
+    def fired(result: Any) -> None:
+        if not told.called:
+            told.errback(result) if isinstance(result, Failure) else told.callback(result)
+
+    told.addBoth(settled)
+    waiting.addBoth(fired)
+    return told
+
+
+async def within(reactor: Any, waiting: Deferred[Any], seconds: float) -> bool:
+    """Return whether something comes to pass in time; raise what it fails with."""
+    return await in_time(reactor, waiting, seconds) is not LATE
 
 
 class Joining:

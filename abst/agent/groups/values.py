@@ -10,9 +10,12 @@ import datetime
 import math
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
+
 from abst.agent.control import Command, Emit
+from abst.agent.groups.early_changes import EarlyChanges
 from abst.agent.groups.factory import protocol_of
-from abst.agent.groups.moment import Joining, apart
+from abst.agent.groups.moment import LATE, Joining, in_time
 from abst.agent.groups.news import GroupNews
 from abst.agent.groups.told import bytes_asked, bytes_told
 from abst.device import Device
@@ -23,6 +26,12 @@ from abst.errors import GroupError, ValueConflictError
 
 PAGE_VALUES: Final = 500
 """How many values one answer lists; names are long at times, and a client need not read fast."""
+
+ANSWER_SECONDS: Final = 15.0
+"""How long a realm may take for an answer: a command line waits for it."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""How much of what is there a watcher is told before it has to ask for more."""
 
 CHANGES: Final = {
     What.PUT: "put",
@@ -65,7 +74,7 @@ class ValueCommands:
         await self._joining.wait(group)
         setting = group.values.set(name, value, if_revision=if_revision, seconds=seconds)
         try:
-            revision = await apart(setting)
+            revision = await self._answer(setting)
         except ValueConflictError as conflict:
             raise _conflict(name, conflict) from None
         return {**_named(group, name), "revision": revision}
@@ -74,7 +83,7 @@ class ValueCommands:
         """Tell a value, as the realm has it or as it was checked last."""
         group, name = self._group(arguments), bytes_asked(arguments, "name")
         await self._joining.wait(group)
-        value = await apart(group.values.get(name))
+        value = await self._answer(group.values.get(name))
         if value is None:
             problem = self._problem(group)
             unknown = "" if problem is None else f" is known here, and that may be old: {problem}"
@@ -92,7 +101,7 @@ class ValueCommands:
         if_revision = _count(arguments, "if_revision")
         await self._joining.wait(group)
         try:
-            revision = await apart(group.values.delete(name, if_revision=if_revision))
+            revision = await self._answer(group.values.delete(name, if_revision=if_revision))
         except ValueConflictError as conflict:
             raise _conflict(name, conflict) from None
         return {**_named(group, name), "revision": revision}
@@ -106,7 +115,7 @@ class ValueCommands:
         is_first = "after" not in arguments and "after_base64" not in arguments
         after = b"" if is_first else bytes_asked(arguments, "after")
         await self._joining.wait(group)
-        found = await apart(group.values.items(prefix))
+        found = await self._answer(group.values.items(prefix))
         age = max((value.age_seconds for value in found), default=None)
         left = [value for value in found if value.name > after]
         page = left[:PAGE_VALUES]
@@ -118,36 +127,32 @@ class ValueCommands:
         }
 
     async def watch(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Tell of every change, until nobody wants that any more."""
+        """Tell of every change, until nobody wants that any more.
+
+        With ``initial`` it begins with what is there. That may be much, so after each batch comes
+        an event ``more``, which wants an answer.
+        """
         group, prefix = self._group(arguments), bytes_asked(arguments, "prefix")
         if (problem := group.values.problem) is not None:
             raise problem
         unusable = protocol_of(group).when_unusable()
-        begun: dict[bytes, int] | None = {} if arguments.get("initial") else None
-        early: list[ValueChange] = []
-
-        def changed(change: ValueChange) -> None:
-            if begun is None:
-                emit(self._change_told(group, change))
-            else:
-                early.append(change)
-
-        watch = group.values.watch(prefix, changed)
+        early = EarlyChanges()
+        watch = group.values.watch(prefix, early.add)
         try:
             await self._joining.wait(group)
-            if begun is not None:
-                for value in await apart(group.values.items(prefix)):
-                    begun[value.name] = value.revision
-                    put = ValueChange(
-                        value.name, value.value, value.revision, value.writer, What.PUT
-                    )
-                    emit(self._change_told(group, put))
-                known, begun = begun, None
-                for change in early:
-                    # What has changed meanwhile is in the list already, as the realm answers in
-                    # order.
-                    if change.revision > known.get(change.name, 0):
-                        emit(self._change_told(group, change))
+            if arguments.get("initial"):
+                for value in await self._answer(group.values.items(prefix)):
+                    early.begin(value)
+            size_bytes = 0
+            while (change := early.take()) is not None:
+                emit(self._change_told(group, change))
+                size_bytes += len(change.name) + len(change.value or b"")
+                if size_bytes > BATCH_BYTES:
+                    emit({"kind": "more"})
+                    await arguments["answers"].get()
+                    size_bytes = 0
+            # Nothing comes in between: nothing was waited for since nothing was left.
+            watch.callback = lambda change: emit(self._change_told(group, change))
             emit({"kind": "watching", **self._standing(group, None)})
             await unusable
         finally:
@@ -164,6 +169,22 @@ class ValueCommands:
         return _of(group)
 
     # What commands share.
+
+    async def _answer(self, waiting: Deferred[Any]) -> Any:
+        """Return what a realm answers.
+
+        Who waits no more cancels nothing: what the realm says has to be checked all the same.
+
+        Raises:
+            GroupError: it takes too long.
+        """
+        result = await in_time(self._device.reactor, waiting, ANSWER_SECONDS)
+        if result is LATE:
+            raise GroupError(
+                f"the realm has not answered within {ANSWER_SECONDS:g} seconds; look later what "
+                "has come of it"
+            )
+        return result
 
     def _group(self, arguments: dict[str, Any]) -> Group:
         group = self._device.groups.find(str(arguments["group"]))

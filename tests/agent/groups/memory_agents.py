@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredQueue, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.agent.control import Command
@@ -35,6 +35,7 @@ class MemoryAgent:
         offers: what peers offer it.
         heard: what was told to whoever listens to everything.
         saves: how often the settings were saved.
+        answers: what a person answers to the command that was called last.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class MemoryAgent:
     def call(self, command: str, **arguments: Any) -> tuple[Deferred[Any], list[dict[str, Any]]]:
         """Do the same before anything that it sends arrives."""
         events: list[dict[str, Any]] = []
+        self.answers: DeferredQueue[Any] = DeferredQueue()
+        arguments["answers"] = self.answers
 
         async def run() -> dict[str, Any]:
             return await self.commands[command](arguments, events.append)

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 
 from abst.agent.groups.policy import OfferPolicy
+from abst.errors import AbstError
 from tests.agent.groups.memory_agents import MemoryAgent, MemoryAgentTestCase
 
 
@@ -106,6 +107,14 @@ class FormingTests(MemoryAgentTestCase):
         self.assert_refused(alice, "group_create", "--no-realm", name="a", kind="network")
         made = alice.ask("group_create", name="a", kind="network", without_realm=True)
         self.assertEqual((None, None), (made["realm"], made["problem"]))
+
+    def test_a_realm_with_a_group_is_kept(self) -> None:
+        (alice,) = self.agents("alice")
+        (realm,) = alice.device.links
+        alice.groups.check_unused(realm)
+        alice.ask("group_create", name="fam")
+        error = self.assertRaises(AbstError, alice.groups.check_unused, realm)
+        self.assertIn("'abst group leave' it first", str(error))
 
     def test_names_that_are_none(self) -> None:
         (alice,) = self.agents("alice")

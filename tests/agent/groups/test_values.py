@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.agent.groups import values
+from abst.agent.groups import early_changes, values
 from abst.agent.groups.told import bytes_asked, bytes_told
 from abst.device.groups.mirror import Mirror
 from abst.errors import AbstError, DishonestRealmError
@@ -179,6 +179,42 @@ class ValueTests(MemoryAgentTestCase):
         self.failureResultOf(watching, CancelledError)
         self.set(self.alice, "a/2", "z")
         self.assertEqual((4, 4), (len(events), len(later)))
+
+    def test_much_that_is_there_comes_as_it_is_read(self) -> None:
+        self.patch(values, "BATCH_BYTES", 100)
+        for number in range(5):
+            self.set(self.alice, f"n{number}", "x" * 60)
+        _, events = self.bob.begin("value_watch", group="fam", prefix="", initial=True)
+        told = [event.get("name", event.get("kind")) for event in events]
+        self.assertEqual(["n0", "n1", "more"], told)
+        # What changes meanwhile is told once, as it is then, and in its order.
+        answers = self.bob.answers
+        for value in ("y", "z"):
+            self.set(self.alice, "n0", value)
+            self.set(self.alice, "n3", value)
+        self.alice.ask("value_delete", group="fam", name="n4")
+        for _ in range(3):
+            answers.put(True)
+        self.network.settle()
+        told = [event.get("name", event.get("kind")) for event in events[3:]]
+        self.assertEqual(["n2", "n0", "n3", "n4", "watching"], told)
+        self.assertEqual(["z", "z"], [event["value"] for event in events[4:6]])
+        self.assertEqual("deleted", events[6]["change"])
+
+    def test_more_than_can_wait(self) -> None:
+        self.patch(values, "BATCH_BYTES", 1)
+        self.patch(early_changes, "MAX_WAITING", 2)
+        self.set(self.alice, "n0", "x")
+        watching, _ = self.bob.begin("value_watch", group="fam", prefix="", initial=True)
+        for number in range(3):
+            self.set(self.alice, f"m{number}", "x")
+        self.assertNoResult(watching)
+        self.bob.answers.put(True)
+        self.assertIn("smaller part", str(self.failureResultOf(watching, AbstError).value))
+
+    def test_a_realm_that_does_not_answer(self) -> None:
+        self.network.realm.receive = lambda conversation, data: None  # type: ignore[method-assign]
+        self.assert_refused(self.alice, "value_get", "within 15 seconds", group="fam", name="x")
 
     def test_watching_goes_on_after_the_realm_was_away(self) -> None:
         _, events = self.bob.begin("value_watch", group="fam", prefix="")
