@@ -346,6 +346,9 @@ class RealmTests(TestCase):
     def test_numbers(self) -> None:
         expected: Numbers = {
             "bytes in the queue of answers for one device": outbox.MAX_CONTROL_BYTES,
+            "bytes in each queue that only what the realm says of values may use": (
+                conversation.OWN_ROOM_BYTES
+            ),
             "seconds in which replacements are counted for an identity conflict": (
                 conversation.CONFLICT_WINDOW_SECONDS
             ),

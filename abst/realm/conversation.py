@@ -71,6 +71,9 @@ FULL_RETRY_SECONDS: Final = 30.0
 CONTROL_BYTES_BEFORE_NEWS: Final = 8192
 """How much may wait of the realm's own packets when one more is made of news about groups: so even
 the longest list of members fits behind it."""
+OWN_ROOM_BYTES: Final = 131072
+"""How much of the realm's own may wait among the packets of other devices where these have used up
+what may wait: else whoever fills queues would have those cut off that watch values."""
 RESTART_SPREAD_CONNECTIONS_PER_SECOND: Final = 100.0
 
 # The canonical heads of the packets that are relayed: a map of four, packet_id, then the three keys
@@ -387,6 +390,13 @@ class Conversation:
         left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
         return min(realm.limits.queue_bytes, left_of_all + self._outbox.data_bytes)
 
+    def _own_room_bytes(self) -> int:
+        """Return the same for what the realm says itself; others leave always something of it."""
+        realm = self._realm
+        left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
+        most = realm.limits.queue_bytes + OWN_ROOM_BYTES
+        return min(most, max(OWN_ROOM_BYTES, left_of_all + self._outbox.data_bytes))
+
     def report_drop(self, code: Code, target_device: bytes, count: int) -> None:
         """Note that packets of this device were dropped; it is told with its next bytes."""
         self._report(code, Send.packet_id, None, target_device or None, count)
@@ -430,7 +440,7 @@ class Conversation:
         """
         if self.state is not State.HERE:
             return True
-        if not self._outbox.add_run(packet, 1, None, self._room_bytes()):
+        if not self._outbox.add_run(packet, 1, None, self._own_room_bytes()):
             return False
         self._realm.queued_bytes += len(packet)
         self._realm.touched.append(self)

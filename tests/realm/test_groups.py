@@ -24,8 +24,12 @@ from abst.packets import (
     Packet,
     PutValue,
     StillHere,
+    ValueChanges,
+    ValuePut,
+    WatchValues,
 )
 from abst.realm.client import Client, ValueRequest
+from abst.realm.conversation import OWN_ROOM_BYTES
 from abst.realm.groups import MAX_WAITING_MOVES
 from abst.realm.limits import Limits
 from abst.realm.news import MAX_WAITING_ANSWERS
@@ -874,7 +878,8 @@ class ValuesTests(GroupsTestCase):
         taken = 0
         while self.bob.conversation.deliver_own(own):
             taken += 1
-        self.assertEqual(self.limits.queue_bytes // len(own), taken)
+        most = self.limits.queue_bytes + OWN_ROOM_BYTES
+        self.assertEqual(most // len(own), taken)
         self.assertEqual(taken * len(own), self.realm.core.queued_bytes)
         self.bob.disconnect()
         self.assertEqual(0, self.realm.core.queued_bytes)
@@ -883,6 +888,30 @@ class ValuesTests(GroupsTestCase):
         self.assertEqual(0, self.realm.dropped(Code.UNDELIVERED))
         self.assertTrue(self.bob.conversation.deliver_own(own))
         self.assertEqual(0, self.realm.core.queued_bytes)
+
+    def test_who_fills_queues_has_no_watcher_cut_off(self) -> None:
+        for queue_bytes, all_queues_bytes in ((100_000, 10**6), (100_000, 100_000)):
+            self.limits = Limits(
+                packet_bytes=40_000, queue_bytes=queue_bytes, all_queues_bytes=all_queues_bytes
+            )
+            self.begin(MemoryStore())
+            self.create()
+            self.join(self.alice, self.bob)
+            self.bob.send(WatchValues(GROUP))
+            # Carol knows of a device who it is, and nothing else; there may be others like it.
+            target = self.bob if all_queues_bytes > queue_bytes else self.realm.join(NOBODY)
+            self.bob.take()
+            self.bob.stop_reading()
+            target.stop_reading()
+            for size in (30_000, 100, 1):
+                for _ in range(50):
+                    self.carol.send(send(CAROL, device_of(target), bytes(size)))
+            self.assertIn(Code.QUEUE_FULL, self.carol.take_codes())
+            self.alice.send(PutValue(GROUP, bytes(32), bytes(60_000)))
+            self.assertEqual([ValuePut(GROUP, 1)], self.alice.take())
+            self.bob.read()
+            self.assertIsInstance(self.bob.take()[-1], ValueChanges)
+            self.assertEqual("", self.bob.ended)
 
 
 DEVICES = [ALICE, BOB, CAROL, NOBODY]
