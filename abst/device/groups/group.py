@@ -115,6 +115,11 @@ class Group:
         return self.keys.epoch
 
     @property
+    def link(self) -> Link | None:
+        """The connection to its realm while that is up, else None."""
+        return self._link
+
+    @property
     def is_joined(self) -> bool:
         """Whether the realm counts this device in just now."""
         return self._membership.is_joined

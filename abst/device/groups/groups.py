@@ -216,7 +216,8 @@ class Groups:
     def link_down(self, link: Link) -> None:
         """Wait for a realm."""
         for group in list(self._groups.values()):
-            if self._link_of(group) is link:
+            # Not by its realm, which this device may just have been told to use no more.
+            if group.link is link:
                 group.link_down()
 
     def told(self, link: Link, peer_group: bytes, packet: Packet) -> None:
