@@ -7,7 +7,7 @@ with which something goes on is not put away.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -19,6 +19,10 @@ from abst.value_history import NO_HASH
 
 MAX_NAMES: Final = 250_000
 """In all indexes that are in memory; they take about 100 MB. Those in use may be more."""
+
+MAX_LOADS: Final = 4
+"""How many indexes may be on their way at once: each may be as large as a group gets, and who asks
+for those of many groups shall not have them all in memory."""
 
 GROUP_NAMES: Final = 16
 """What an index takes beside its names, counted as names."""
@@ -92,6 +96,9 @@ class Groups:
         # Those that have an index, the least recently used first.
         self._recent: OrderedDict[bytes, Group] = OrderedDict()
         self._names = 0
+        # Those whose indexes are still to be asked for, and how many have been.
+        self._to_load: deque[Group] = deque()
+        self._loads = 0
         # Of every group that has been in memory, so that its values end in time.
         self._dues: dict[bytes, float] = {}
         self.value_bytes = store.value_bytes()
@@ -113,7 +120,8 @@ class Groups:
         """Ask for a group's index, if it is not on its way already."""
         if not group.loading:
             group.loading = True
-            self._store.load(group.group_id, partial(self._take, group))
+            self._to_load.append(group)
+            self._load_some()
 
     def stop_watching(self, group_id: bytes, watcher: Client) -> None:
         """Tell somebody nothing more of a group."""
@@ -161,7 +169,15 @@ class Groups:
         if group.index is None and not (group.watchers or group.loading or group.pending):
             self._groups.pop(group.group_id, None)
 
+    def _load_some(self) -> None:
+        while self._to_load and self._loads < MAX_LOADS:
+            self._loads += 1
+            group = self._to_load.popleft()
+            self._store.load(group.group_id, partial(self._take, group))
+
     def _take(self, group: Group, history: History | None) -> None:
+        self._loads -= 1
+        self._load_some()
         group.loading = False
         if history is not None:
             group.index = index = Index(history)

@@ -25,11 +25,11 @@ from abst.packets import (
 )
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import Change
+from abst.realm.store.interface import Change, History
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
-from abst.realm.values.groups import Groups
+from abst.realm.values.groups import MAX_LOADS, Groups
 from abst.realm.values.values import Values
 from tests.realm.values.stage import GROUPS, NAMES, Device
 
@@ -408,6 +408,30 @@ class MemoryTests(SynchronousTestCase):
         groups.load(first)
         groups.load(second)
         self.assertEqual((True, None), (first.index is not None, second.index))
+
+    def test_few_indexes_are_on_their_way_at_once_and_all_come(self) -> None:
+        asked: list[bytes] = []
+        answers: list[Any] = []
+
+        class Slow(MemoryStore):
+            def load(self, group: bytes, done: Any) -> None:
+                asked.append(group)
+                answers.append(done)
+
+        loaded: list[bytes] = []
+        groups = Groups(Slow(), lambda group: loaded.append(group.group_id))
+        wanted = [b"group %d" % number for number in range(3 * MAX_LOADS)]
+        for group_id in wanted:
+            group = groups.use(group_id)
+            group.pending = 1
+            groups.load(group)
+            groups.load(group)
+        self.assertEqual(wanted[:MAX_LOADS], asked)
+        answers.pop(0)(None)  # One that fails makes room too.
+        self.assertEqual(wanted[: MAX_LOADS + 1], asked)
+        while answers:
+            answers.pop(0)(History(bytes(32), 0, ()))
+        self.assertEqual((wanted, wanted), (asked, loaded))
 
 
 class AnswerTests(SynchronousTestCase):
