@@ -60,7 +60,8 @@ soak: $(LATEST)/.test $(LATEST)/.package ## the fault tests for as long as asked
 	@echo "== faults for $(SECONDS) s"
 	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
 	@echo "== a realm killed $(ROUNDS) times"
-	ABST_ROUNDS=$(ROUNDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_values_kill
+	ABST_ROUNDS=$(ROUNDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_values_kill \
+	    tests.integration.test_group_storm.KilledRealmTests
 
 lab: SET = latest
 lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +27,13 @@ from abst.device.peers import PeerBook
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 from abst.identity import Identity
-from tests.integration.realm_process import LOOPBACK, TWIST, RealmProcess
+from tests.integration.realm_process import (
+    LOOPBACK,
+    RUN_TWISTD,
+    TWIST,
+    TWISTD,
+    RealmProcess,
+)
 
 PATIENCE_SECONDS: Final = 30.0
 
@@ -33,6 +41,9 @@ STORE_KIND: Final = 0x74657374
 
 HASTE: Final = 0.001
 """Instead of a random number, so that devices try again after milliseconds, and not in step."""
+
+
+_WAIT: Final = f"import sys, abst.realm.service; open(sys.argv.pop(1)).read(); {RUN_TWISTD}"
 
 
 class Heard:
@@ -212,24 +223,46 @@ class GroupDevicesTestCase(TestCase):
         self.members: list[GroupDevice] = []
         self.group_id = b""
         self._endpoint = LOOPBACK
+        self._spare: RealmProcess | None = None
 
     async def tearDown(self) -> None:  # type: ignore[override]
         for member in self.members:
             await member.stop()
-        self.realm.kill()
+        for realm in (self.realm, self._spare):
+            if realm is not None:
+                realm.kill()
 
     # The realm.
 
     async def start_realm(self) -> None:
         """Start the realm; later ones are on the port of the first, with what it has kept."""
-        state = str(self.folder / "realm" / "state")
-        self.realm = RealmProcess(
-            self.folder / "realm",
-            *("--listen", self._endpoint, "--state", state),
-            command=self.realm_command,
-        )
+        if self._spare is not None:
+            self.realm, self._spare = self._spare, None
+            await deferToThread(self._gate.write_text, "go")
+        else:
+            self.realm = self._realm_process(self.realm_command)
         self.address = await deferToThread(self.realm.address)
         self._endpoint = f"tcp:{self.address.port}:interface=127.0.0.1"
+
+    def prepare_realm(self) -> None:
+        """Begin with the next realm: it has loaded its modules when it is to start."""
+        if not self._gate.exists():
+            os.mkfifo(self._gate)
+        self._spare = self._realm_process(
+            (sys.executable, "-c", _WAIT, str(self._gate), *TWISTD[3:])
+        )
+
+    def _realm_process(self, command: tuple[str, ...]) -> RealmProcess:
+        state = str(self.folder / "realm" / "state")
+        return RealmProcess(
+            self.folder / "realm",
+            *("--listen", self._endpoint, "--state", state),
+            command=command,
+        )
+
+    @property
+    def _gate(self) -> Path:
+        return self.folder / "gate"
 
     @property
     def state_folder(self) -> Path:
