@@ -38,6 +38,7 @@ from abst.device.session_store import SqliteSessionStore
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 from abst.open_files import allow_open_files
+from abst.systemd import SystemdNotifier
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 OPEN_FILES: Final = 4096
@@ -76,6 +77,7 @@ class AgentService(MultiService):
         self._settings = Settings()
         self.lan = LanSetting()
         self._threads = Threads()
+        self._systemd = SystemdNotifier(reactor, environment)
         self._files: Files | None = None
         self.device: Device | None = None
 
@@ -95,9 +97,11 @@ class AgentService(MultiService):
         assert self._exposures is not None and self._files is not None
         self._files.start()
         ensureDeferred(self._exposures.start())
+        self._systemd.ready(lambda: "running")
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, end the sessions, and give the home back."""
+        self._systemd.stopping()
         return ensureDeferred(self._stop())
 
     def _open(self) -> None:

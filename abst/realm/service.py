@@ -28,6 +28,7 @@ from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
 from abst.realm.protocol import RealmFactory, hard_limit_of
 from abst.realm.store.sqlite import SqliteStore
+from abst.systemd import SystemdNotifier
 
 IDENTITY_FILE = "identity.pem"
 STORE_FILE = "groups.db"
@@ -80,6 +81,7 @@ class RealmService(Service):
         self._endpoint_of = endpoint_of
         self._ports: list[IListeningPort] = []
         self._store: SqliteStore | None = None
+        self._systemd = SystemdNotifier(reactor)
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
 
@@ -154,6 +156,7 @@ class RealmService(Service):
         for address in self.addresses:
             self._write(str(address))
             self.log.info("listening as {address}", address=str(address))
+        self._systemd.ready(lambda: f"devices here: {factory.realm.here}")
 
     def _give_up(self, problems: list[Failure]) -> None:
         if problems:
@@ -164,6 +167,7 @@ class RealmService(Service):
     def stopService(self) -> Deferred[Any]:
         """Stop listening, tell every device when to come back, and close in order."""
         super().stopService()
+        self._systemd.stopping()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
