@@ -459,7 +459,7 @@ class DurabilityTests(SynchronousTestCase):
         seed=0,
         steps=[("send", 0, 1), ("wait", 1.0), ("fail", 0, "sent"), ("send", 0, 2), ("wait", 5.0)],
     )
-    @settings(max_examples=100)
+    @settings(max_examples=50)
     @given(steps=steps, seed=st.integers(0, 2**16))
     def test_what_is_kept_arrives_once_and_in_order(
         self, steps: list[tuple[Any, ...]], seed: int

@@ -36,7 +36,7 @@ class ScheduleTests(SynchronousTestCase):
         max_size=30,
     )
 
-    @settings(max_examples=100)
+    @settings(max_examples=50)
     @given(steps=steps, seed=st.integers(0, 2**16))
     def test_every_schedule(self, steps: list[tuple[Any, ...]], seed: int) -> None:
         Schedule(seed).run(steps)

@@ -271,5 +271,5 @@ class TwoSessionsTests(TestCase):
     def test_nothing_is_lost_doubled_or_swapped(self) -> None:
         run_state_machine_as_test(
             TwoSessionsMachine,
-            settings=settings(max_examples=100, stateful_step_count=60, deadline=None),
+            settings=settings(max_examples=50, stateful_step_count=60, deadline=None),
         )

@@ -73,7 +73,7 @@ class AnyOrderTests(SynchronousTestCase):
             max_size=20,
         )
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     def test_any_order(self, steps: list[tuple[str, str, int]]) -> None:
         ends = Ends()
         for step in steps:
