@@ -36,6 +36,13 @@ class Quota:
         self._forget(now)
         return wait
 
+    def charge(self, key: Hashable, tokens: float, now: float) -> None:
+        """Take tokens for what has turned out to cost more; there may be less than none then."""
+        left, at = self._buckets.pop(key, (self._burst, now))
+        left = min(self._burst, left + max(0.0, now - at) * self._per_second)
+        self._buckets[key] = (max(-self._burst, left - tokens), now)
+        self._forget(now)
+
     def __len__(self) -> int:
         return len(self._buckets)
 

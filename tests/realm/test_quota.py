@@ -11,6 +11,18 @@ from abst.realm.quota import Quota
 
 
 class QuotaTests(TestCase):
+    def test_what_costs_more_is_paid_afterwards_and_never_for_longer_than_a_full_bucket(
+        self,
+    ) -> None:
+        quota = Quota(burst=4, per_second=2)
+        self.assertEqual(0.0, quota.take("a", 0.0))
+        quota.charge("a", 5, 0.0)
+        self.assertEqual(1.5, quota.take("a", 0.0))
+        self.assertEqual(0.0, quota.take("a", 1.5))
+        quota.charge("a", 1000, 1.5)
+        self.assertEqual(2.5, quota.take("a", 1.5))
+        self.assertEqual(0.0, quota.take("b", 1.5))
+
     def test_a_full_bucket_then_one_at_a_time(self) -> None:
         bucket = Quota(3, 0.5)
         self.assertEqual([0.0] * 3, [bucket.take("a", 10.0) for _ in range(3)])

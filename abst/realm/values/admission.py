@@ -15,6 +15,9 @@ REQUEST_BYTES: Final = 512
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """What all requests that wait may take."""
 
+CHANGES_PER_REQUEST: Final = 64
+"""So many changes that are read for a device count as one more of its requests."""
+
 WAITING_RETRY_SECONDS: Final = 1.0
 
 
@@ -50,6 +53,10 @@ class Admission:
         self._waiting[device_id] = waiting + 1
         self.waiting_bytes += size
         return 0.0
+
+    def charge(self, device_id: bytes, changes: int, now: float) -> None:
+        """Count changes that are read for a device."""
+        self._quota.charge(device_id, changes // CHANGES_PER_REQUEST, now)
 
     def leave(self, device_id: bytes, packet: ValueRequest) -> None:
         """Note that a request is about to be answered."""

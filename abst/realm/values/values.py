@@ -63,6 +63,7 @@ class Values:
         self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
         # From the clock on the wall to the one that deadlines are on.
         self._offset = 0.0
+        self._now = 0.0
 
     def limits_told(self) -> dict[str, float]:
         """Return what Members says of values (spec: values.md, "Limits")."""
@@ -79,6 +80,7 @@ class Values:
     def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Take a request."""
         self._offset = now - self._wall()
+        self._now = now
         if not client.is_joined(packet.peer_group):
             self._refuse(client, packet, Code.NOT_JOINED)
             return
@@ -122,6 +124,8 @@ class Values:
         waiting, group.waiting = group.waiting, []
         if group.index is not None:
             self._expire(group, group.index)
+            if waiting:
+                self._charge(waiting[0][0], len(group.index))
         for client, packet in waiting:
             if group.index is None:
                 self._release(client, packet)
@@ -183,6 +187,7 @@ class Values:
 
     def _list(self, group: Group, index: Index, client: Client, packet: ListValues) -> None:
         plan = index.plan(packet.since)
+        self._charge(client, len(plan.revisions))
         group.pending += 1
         # An empty plan asks for nothing, but for the floor.
         first = next(iter(plan.revisions), 1)
@@ -340,6 +345,12 @@ class Values:
             self._groups.wake(group, (self._wall() + DISK_RETRY_SECONDS) * 1000)
         self._groups.undo(group)
         self._groups.forget_unused(group)
+
+    def _charge(self, client: Client, changes: int) -> None:
+        """Count what is read for a device among its requests."""
+        device_id = client.device_id
+        assert device_id is not None
+        self._admission.charge(device_id, changes, self._now)
 
     def _release(self, client: Client, packet: ValueRequest) -> None:
         """Note that a request waits no more."""

@@ -184,6 +184,28 @@ class RefusalTests(ValuesCase):
         self.ask(GetValue(GROUP, NAMES[0]), now=0.1 + error.retry_after + 0.01)
         self.assertEqual(1, len(self.alice.take()))
 
+    def test_what_is_read_for_a_device_counts_among_its_requests(self) -> None:
+        self.make(value_requests_per_second=100)
+        for number in range(640):
+            self.ask(PutValue(GROUP, number.to_bytes(32, "big"), b""), now=number)
+        for since, cost in ((0, 9), (640 - 128, 3), (640, 1)):
+            now = 1000.0 + 2 * since
+            for _ in range(100 // cost):
+                self.ask(ListValues(GROUP, since), now=now)
+            self.assertEqual([], self.alice.overtaking)
+            for _ in range(2):
+                self.ask(ListValues(GROUP, since), now=now)
+            self.assertIsInstance(self.alice.overtaking.pop(), Error)
+            self.alice.overtaking.clear()
+        # To load the index of a group costs who has asked first.
+        self.make(self.store, value_requests_per_second=100)
+        self.ask(GetValue(GROUP, NAMES[0]))
+        for _ in range(100 - 1 - 10):
+            self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertEqual([], self.alice.overtaking)
+        self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertIsInstance(self.alice.overtaking.pop(), Error)
+
     def test_a_device_may_wait_for_so_much(self) -> None:
         store = HeldStore()
         self.make(store, waiting_value_requests=2)
