@@ -47,8 +47,9 @@ class FormingTests(MemoryAgentTestCase):
 
     def test_who_has_never_been_met_is_met_first(self) -> None:
         alice, bob = (MemoryAgent(self.network, name) for name in ("alice", "bob"))
-        self.network.introduce(alice.device, bob.device)
         alice.ask("group_create", name="fam")
+        self.network.introduce(alice.device, bob.device)
+        self.assertIsNone(alice.peers.find("bob").public_key)
         self.assertTrue(alice.ask("group_give", group="fam", peer="bob")["accepted"])
 
     def test_an_offer_waits_for_a_person(self) -> None:
