@@ -573,6 +573,8 @@ class Device(Service):
 
     def storage_failed(self, problem: AbstError) -> None:
         """Take every session back to what is on disk: writing has failed."""
+        if self.store is None:
+            return
         self.log.error("sessions cannot be stored: {problem}", problem=str(problem))
         for connection in list(self._connections.values()):
             connection.reload(problem)

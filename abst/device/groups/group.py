@@ -39,6 +39,9 @@ from abst.packets import (
 SAVE_SECONDS: Final = 1.0
 """How long it may take until it is on disk which messages and changes have been taken."""
 
+SAVE_AGAIN_SECONDS: Final = 30.0
+"""How long it takes until a group that could not be stored is tried to be stored again."""
+
 
 class GroupOwner(Protocol):
     """All groups of a device."""
@@ -56,6 +59,9 @@ class GroupOwner(Protocol):
 
     def offer_answered(self, group: Group, device_id: DeviceID) -> None:
         """A device to which the group was offered has taken it."""
+
+    def storage_failed(self, problem: AbstError) -> None:
+        """A group cannot be stored; what shares the file is back at the last commit too."""
 
 
 class Group:
@@ -209,6 +215,8 @@ class Group:
         """Move the group to another epoch; the Deferred fires when the realm has done it."""
         if self.realm is None:
             return fail(GroupError(f"{self} has no realm: there is no key that needs changing"))
+        if self._is_over:
+            return fail(GroupError("this device is not in the group any more"))
         moved = self._rotation.when_moved()
         self._rotation.want()
         return moved
@@ -222,15 +230,14 @@ class Group:
     def stop(self) -> None:
         """Store what is not stored yet."""
         self.link_down()
-        if self._save_call is not None and self._save_call.active():
-            self._save_call.cancel()
-            self._save_progress()
+        self._rotation.fail(GroupError("this device stops; the group is moved later"))
+        if self._stop_waiting_to_save():
+            self._try_to_store()
 
     def end(self, reason: AbstError) -> None:
         """Be in it no more."""
         self._is_over = True
-        if self._save_call is not None and self._save_call.active():
-            self._save_call.cancel()
+        self._stop_waiting_to_save()
         self._membership.leave()
         self._link = None
         self._rotation.fail(reason)
@@ -286,12 +293,8 @@ class Group:
 
     def roster_changed(self) -> None:
         """Store what is new in the roster, tell the others, and do what it asks for."""
-        known = len(self._saved.entries)
-        fresh = self.roster.entries(known)
-        if fresh:
-            self._saved.entries += fresh
-            self._owner.store.add_entries(self.group_id, fresh)
-            self._commit()
+        if len(self.roster) > len(self._saved.entries):
+            self._save()
         self._owner.group_changed(self)
         self._call(self.protocol.rosterChanged)
         self._messenger.open_held()
@@ -350,8 +353,7 @@ class Group:
 
     def save_soon(self) -> None:
         """Store what has been taken, not at once but soon."""
-        if not self._is_over and (self._save_call is None or not self._save_call.active()):
-            self._save_call = self.reactor.callLater(SAVE_SECONDS, self._save_progress)
+        self._save_in(SAVE_SECONDS)
 
     def problem_seen(self, problem: AbstError) -> None:
         """Tell the application of something that is not as it should be."""
@@ -396,9 +398,12 @@ class Group:
 
     def keep_next_seed(self, seed: bytes | None) -> None:
         """Store the seed of the epoch that is wanted, at once; raises when that fails."""
-        self._saved.next_seed = seed
-        self._owner.store.put(self._saved)
-        self._owner.store.commit()
+        before, self._saved.next_seed = self._saved.next_seed, seed
+        try:
+            self.store()
+        except AbstError:
+            self._saved.next_seed = before
+            raise
 
     def move(self) -> None:
         """Have the realm move the group."""
@@ -418,23 +423,52 @@ class Group:
 
     # Storage.
 
-    def _save(self) -> None:
-        self._owner.store.put(self._saved)
-        self._commit()
+    def store(self) -> None:
+        """Store all that is not stored yet, at once.
 
-    def _save_progress(self) -> None:
-        store = self._owner.store
-        readers = self._messenger.rows()
-        store.put_readers(self.group_id, _changed(readers, self._saved.readers))
-        self._saved.readers = readers
-        self.values.save(store, self._saved)
-        self._save()
-
-    def _commit(self) -> None:
+        Raises:
+            AbstError: that failed; it counts as not stored, all of it.
+        """
+        if self._is_over:
+            return
+        store, saved = self._owner.store, self._saved
+        entries, readers = self.roster.entries(len(saved.entries)), self._messenger.rows()
+        # What was checked of the values stands in several rows, which make sense together alone.
+        history, checked_at = saved.history, saved.checked_at
         try:
-            self._owner.store.commit()
+            self.values.save(store, saved)
+            store.add_entries(self.group_id, entries)
+            store.put_readers(self.group_id, _changed(readers, saved.readers))
+            store.commit()
+        except AbstError:
+            saved.history, saved.checked_at = history, checked_at
+            raise
+        saved.entries += entries
+        saved.readers = readers
+        self.values.saved()
+
+    def _save(self) -> None:
+        if not self._try_to_store():
+            self._save_in(SAVE_AGAIN_SECONDS)
+
+    def _try_to_store(self) -> bool:
+        try:
+            self.store()
         except AbstError as error:
-            self.log.error("a group cannot be stored: {error}", error=str(error))
+            self._owner.storage_failed(error)
+            return False
+        return True
+
+    def _save_in(self, seconds: float) -> None:
+        if not self._is_over and (self._save_call is None or not self._save_call.active()):
+            self._save_call = self.reactor.callLater(seconds, self._save)
+
+    def _stop_waiting_to_save(self) -> bool:
+        """Return whether anything was waited for."""
+        if self._save_call is None or not self._save_call.active():
+            return False
+        self._save_call.cancel()
+        return True
 
     def _call(self, hook: Callable[..., Any], *arguments: Any) -> None:
         try:

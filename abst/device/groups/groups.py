@@ -50,6 +50,9 @@ class GroupsOwner(NetworkOwner, Protocol):
     def say_to(self, device_id: bytes, packet: GiveGroup) -> bool:
         """Say something to a peer over the channel that there is; False when there is none."""
 
+    def storage_failed(self, problem: AbstError) -> None:
+        """Take every session back to what is on disk: writing has failed."""
+
 
 class Groups:
     """The groups and networks of one device.
@@ -72,7 +75,6 @@ class Groups:
         self.factory = factory or GroupFactory()
         self._owner = owner
         self._groups: dict[bytes, Group] = {}
-        self._saved: dict[bytes, SavedGroup] = {}
         self._sharing = sharing.Sharing(bytes(owner.device_id), self._groups, self._is_peer)
         self._networks = Networks(owner)
         self._gifts: dict[tuple[bytes, bytes], list[Deferred[None]]] = {}
@@ -144,7 +146,7 @@ class Groups:
         if kind == NETWORK:
             for address in self._owner.links:
                 group.roster.set_realm(self.identity, str(address), is_used=True)
-        self._keep(group, saved)
+        self._keep(group)
         return group
 
     def give(self, group: Group, device_id: DeviceID) -> Deferred[None]:
@@ -191,7 +193,11 @@ class Groups:
             except (AbstError, ValueError) as error:
                 self.log.error("a stored group cannot be used: {error}", error=str(error))
                 continue
-            self._begin(group, saved)
+            if self._owner.device_id not in group.roster.members():
+                # It was over already when this device was stopped, or when the disk was full.
+                self._drop(saved.group_id)
+                continue
+            self._begin(group)
             for device_id in group.offered:
                 self._offer_again(group, device_id)
         self._act()
@@ -264,6 +270,11 @@ class Groups:
         for given in self._gifts.pop((bytes(group.group_id), bytes(device_id)), ()):
             given.callback(None)
 
+    def storage_failed(self, problem: AbstError) -> None:
+        """Tell the sessions, which may be in the same file, that what they wrote is undone."""
+        self.log.error("a group cannot be stored: {problem}", problem=str(problem))
+        self._owner.storage_failed(problem)
+
     # Inside.
 
     def _is_peer(self, device_id: bytes) -> bool:
@@ -273,15 +284,18 @@ class Groups:
     def _link_of(self, group: Group) -> Link | None:
         return None if group.realm is None else self._owner.links.get(group.realm)
 
-    def _keep(self, group: Group, saved: SavedGroup) -> None:
-        """Store a group that is new here, and begin with it."""
-        self.store.put(saved)
-        self._begin(group, saved)
+    def _keep(self, group: Group) -> None:
+        """Store a group that is new here, and begin with it.
+
+        Raises:
+            AbstError: it cannot be stored.
+        """
+        group.store()
+        self._begin(group)
         group.roster_changed()
 
-    def _begin(self, group: Group, saved: SavedGroup) -> None:
+    def _begin(self, group: Group) -> None:
         self._groups[bytes(group.group_id)] = group
-        self._saved[bytes(group.group_id)] = saved
         if group.realm is not None and group.realm not in self._owner.links:
             self._owner.addRealm(group.realm)
         try:
@@ -299,7 +313,6 @@ class Groups:
     def _end(self, group: Group, reason: AbstError) -> None:
         if self._groups.pop(bytes(group.group_id), None) is None:
             return
-        self._saved.pop(bytes(group.group_id), None)
         for key in [key for key in self._gifts if key[0] == group.group_id]:
             for given in self._gifts.pop(key):
                 given.errback(reason)
@@ -307,15 +320,16 @@ class Groups:
             self._networks.leave(group)
         self._sharing.changed(bytes(group.group_id))
         group.end(reason)
-        self.store.drop(bytes(group.group_id))
-        self._commit()
+        self._drop(bytes(group.group_id))
         self._act()
 
-    def _commit(self) -> None:
+    def _drop(self, group_id: bytes) -> None:
+        """Forget a group on the disk; when that fails, it is tried again at the next start."""
         try:
+            self.store.drop(group_id)
             self.store.commit()
         except AbstError as error:
-            self.log.error("a group cannot be stored: {error}", error=str(error))
+            self.storage_failed(error)
 
     def _offer_again(self, group: Group, device_id: bytes) -> None:
         try:
@@ -414,15 +428,23 @@ class Groups:
         if not accepts:
             self._sharing.offer_refused(offer.group_id)
         elif bytes(offer.group_id) not in self._groups:
-            realm = None if offer.realm is None else str(offer.realm)
-            saved = SavedGroup(
-                bytes(offer.group_id), offer.kind, offer.roster.founder, realm, offer.keys.seeds
-            )
-            group = Group(self, saved)
-            group.roster.merge(offer.roster.entries())
-            self._keep(group, saved)
-            self._sharing.offer_taken(offer.group_id)
+            try:
+                self._take(offer)
+            except AbstError as error:
+                self.storage_failed(error)
+                self._sharing.offer_refused(offer.group_id, Refusal.NOT_STORED)
+            else:
+                self._sharing.offer_taken(offer.group_id)
         self._act()
+
+    def _take(self, offer: Offer) -> None:
+        realm = None if offer.realm is None else str(offer.realm)
+        saved = SavedGroup(
+            bytes(offer.group_id), offer.kind, offer.roster.founder, realm, offer.keys.seeds
+        )
+        group = Group(self, saved)
+        group.roster.merge(offer.roster.entries())
+        self._keep(group)
 
     def _not_decided(self, failure: Failure, *, offer: Offer) -> None:
         self._deciding.pop(offer.group_id, None)

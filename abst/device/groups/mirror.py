@@ -216,11 +216,10 @@ class Mirror:
     # Storage.
 
     def save(self, store: GroupStore, saved: SavedGroup) -> None:
-        """Store what was checked since it was last stored."""
+        """Put a group's own facts, and what was checked since ``saved``, into a store."""
         if self._is_dropped:
             store.drop_values(saved.group_id)
-            self._saved_revision, self._is_dropped = 0, False
-        snapshot = self.history.snapshot(self._saved_revision)
+        snapshot = self.history.snapshot(0 if self._is_dropped else self._saved_revision)
         self._unsaved.update(row[0] for row in snapshot.names)
         values = []
         for name in self._unsaved:
@@ -228,12 +227,17 @@ class Mirror:
             if last is not None:
                 packed = msgpack.packb(list(last))
                 values.append(SavedValue(name, packed, self._sealed.get(name)))
-        store.put_values(saved.group_id, values)
-        store.put_steps(saved.group_id, (SavedStep(*step) for step in snapshot.steps), MAX_STEPS)
-        self._saved_revision = self.history.revision
-        self._unsaved.clear()
         saved.history = _packed(snapshot)
         saved.checked_at = self.checked_at
+        store.put(saved)
+        store.put_values(saved.group_id, values)
+        store.put_steps(saved.group_id, (SavedStep(*step) for step in snapshot.steps), MAX_STEPS)
+
+    def saved(self) -> None:
+        """Note that what was put into the store is durable."""
+        self._is_dropped = False
+        self._saved_revision = self.history.revision
+        self._unsaved.clear()
 
     # Inside.
 

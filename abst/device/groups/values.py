@@ -239,8 +239,12 @@ class Values:
         return self._mirror.history.revision, self._mirror.history.head
 
     def save(self, store: GroupStore, saved: SavedGroup) -> None:
-        """Store what was checked."""
+        """Put a group's own facts, and what was checked since ``saved``, into a store."""
         self._mirror.save(store, saved)
+
+    def saved(self) -> None:
+        """Note that what was put into the store is durable."""
+        self._mirror.saved()
 
     # Inside.
 

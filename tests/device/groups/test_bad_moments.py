@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from abst.database import Database
+from abst.device import Device
+from abst.device.groups.store import MIGRATION, SqliteGroupStore
+from abst.errors import DatabaseError, GroupError
 from tests.device.groups.stage import GroupTestCase
 
 
@@ -19,3 +25,146 @@ class RealmTests(GroupTestCase):
         ours.send(b"back")
         self.network.settle()
         self.assertEqual([b"back"], self.diary(bobs).messages)
+
+
+class FullStore(SqliteGroupStore):
+    """A store on a disk that may be full.
+
+    Attributes:
+        is_full: whether it is.
+        keeps_all: whether it is so full that nothing can be deleted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path, 0x74657374, (MIGRATION,))
+        super().__init__(self.database)
+        self.commit = self._commit_unless_full
+        self.is_full = self.keeps_all = False
+
+    def drop(self, group_id: bytes) -> None:
+        if self.keeps_all:
+            raise DatabaseError("the disk is full")
+        super().drop(group_id)
+
+    def _commit_unless_full(self) -> None:
+        if self.is_full:
+            self.database.rollback()
+            raise DatabaseError("the disk is full")
+        self.database.commit()
+
+
+class FullDiskTests(GroupTestCase):
+    def full_store(self) -> FullStore:
+        store = FullStore(self.folder() / "groups.db")
+        self.addCleanup(store.database.close)
+        return store
+
+    def stored(self, *others: str) -> tuple[FullStore, list[Device]]:
+        """Return a store, and devices that have met, of which the first keeps its groups there."""
+        store = self.full_store()
+        first = self.device("alice", group_store=store)
+        devices = [first, *(self.device(name) for name in others)]
+        self.network.introduce(*devices)
+        self.network.settle()
+        for device in devices[1:]:
+            self.result(first.connect(device.device_id))
+        return store, devices
+
+    def start_again(self, device: Device, store: FullStore) -> Device:
+        """Return a device after it was killed."""
+        self.network.kill(device)
+        again = self.device(device.device_name, identity=device.identity, group_store=store)
+        for other in self.devices.values():
+            if other is not again and other.running:
+                again.trust(other.device_id, other.device_name)
+        self.network.advance(10)
+        return again
+
+    def test_what_was_checked_while_the_disk_was_full_is_not_lost_in_part(self) -> None:
+        store, (alice, bob) = self.stored("bob")
+        ours, bobs = self.group(alice, bob)
+        self.result(bobs.values.set("a", b"1"))
+        self.network.advance(2)
+        store.is_full = True
+        self.result(bobs.values.set("b", b"2"))
+        bobs.send(b"one")
+        self.network.advance(2)
+        bobs.rename("club")
+        self.network.advance(2)
+        store.is_full = False
+        self.result(bobs.values.set("c", b"3"))
+        self.network.advance(40)
+        alice = self.start_again(alice, store)
+        again = self.of(alice, ours)
+        self.assertEqual("club", again.name)
+        self.assertIsNone(again.values.problem)
+        found = self.result(again.values.items())
+        self.assertEqual([b"a", b"b", b"c"], [value.name for value in found])
+        self.assertIsNone(again.values.problem)
+
+    def test_it_is_stored_once_there_is_room_though_nothing_more_happens(self) -> None:
+        store, (alice, bob) = self.stored("bob")
+        ours, bobs = self.group(alice, bob)
+        store.is_full = True
+        ours.rename("club")
+        self.result(bobs.rotate())
+        store.is_full = False
+        self.network.advance(40)
+        (saved,) = store.load()
+        self.assertEqual(ours.roster.entries(), saved.entries)
+        self.assertEqual(ours.keys.seeds, saved.seeds)
+
+    def test_a_group_that_cannot_be_stored_is_refused(self) -> None:
+        store, (alice, bob) = self.stored("bob")
+        store.is_full = True
+        group = bob.groups.create("family", realm=self.network.realm.address)
+        error = self.assertRaises(GroupError, self.result, bob.groups.give(group, alice.device_id))
+        self.assertIn("not_stored", str(error))
+        self.assertEqual([], alice.groups.all())
+        self.assertEqual(["bob"], [member.name for member in group.members()])
+
+    def test_a_group_that_cannot_be_stored_is_not_made(self) -> None:
+        store, (alice,) = self.stored()
+        store.is_full = True
+        with self.assertRaises(DatabaseError):
+            alice.groups.create("family", realm=self.network.realm.address)
+        self.assertEqual([], alice.groups.all())
+
+    def test_a_key_that_cannot_be_stored_is_not_used(self) -> None:
+        store, (alice,) = self.stored()
+        (ours,) = self.group(alice)
+        store.is_full = True
+        with self.assertRaises(DatabaseError):
+            self.result(ours.rotate())
+        store.is_full = False
+        self.result(ours.rotate())
+        self.assertEqual(1, ours.epoch)
+
+    def test_a_device_that_stops_with_a_full_disk_stops(self) -> None:
+        store, (alice, bob) = self.stored("bob")
+        ours, bobs = self.group(alice, bob)
+        bobs.send(b"one")
+        self.network.settle()
+        store.is_full = True
+        alice.stopService()
+        self.network.advance(40)
+        self.assertFalse(ours.is_joined)
+
+    def test_who_waits_for_a_move_is_told_that_the_device_stops(self) -> None:
+        (alice,) = self.house("alice")
+        (ours,) = self.group(alice)
+        self.network.realm.stop()
+        self.network.settle()
+        moved = ours.rotate()
+        alice.stopService()
+        self.failureResultOf(moved, GroupError)
+
+    def test_a_group_that_is_left_with_a_full_disk_is_gone_after_the_next_start(self) -> None:
+        store, (alice, bob) = self.stored("bob")
+        ours, _ = self.group(alice, bob)
+        store.keeps_all = True
+        alice.groups.leave(ours)
+        store.keeps_all = False
+        self.assertEqual(1, len(store.load()))
+        alice = self.start_again(alice, store)
+        self.assertEqual(([], []), (alice.groups.all(), store.load()))

@@ -332,7 +332,7 @@ class RotationTests(GroupTestCase):
             alice = self.device("alice", group_store=store)
             group = alice.groups.create("family", realm=self.network.realm.address)
             self.network.advance(1)
-            group.rotate()
+            group.rotate().addErrback(lambda failure: failure.trap(GroupError))
             for _ in range(moment):
                 self.network.clock.advance(0)
             self.network.kill(alice)
