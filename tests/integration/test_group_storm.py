@@ -136,12 +136,12 @@ class KilledRealmTests(GroupDevicesTestCase):
         views = []
         for member in members:
             values = self.group(member).values
+            self.assertIsNone(values.problem)
+            self.assertEqual([], member.problems)
             found = await values.items()
             self.assertEqual({0.0}, {value.age_seconds for value in found})
             ledger.check({value.name: value for value in found})
             views.append([(value.name, value.revision, value.value) for value in found])
-            self.assertIsNone(values.problem)
-            self.assertEqual([], member.problems)
         self.assertEqual([views[0]] * len(members), views)
         checked = {self.group(member).values.checked() for member in members}
         self.assertEqual(1, len(checked), checked)
