@@ -50,7 +50,7 @@ class Limits:
         group_values: how many names with values a group may have.
         group_bytes: how much all sealed values of a group may take.
         group_changes: how many of a group's changes the realm remembers at least.
-        all_values_bytes: how much the values of all groups may take.
+        all_values_bytes: how much all groups may take on the disk, with the changes that are kept.
         value_requests_per_second: how often a device may put, get, delete, list and watch.
         waiting_value_requests: how many of these may wait for their answers, for one device.
     """

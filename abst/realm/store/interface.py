@@ -17,6 +17,9 @@ Done = Callable[[bool], None]
 MAX_REVISION: Final = 2**42 - 1
 """Of a group's changes."""
 
+CHANGE_BYTES: Final = 160
+"""What a change that is kept takes on the disk, beside its sealed value."""
+
 
 class GroupRecord(NamedTuple):
     """A peer group as the realm knows it.
@@ -86,7 +89,7 @@ class Addition(NamedTuple):
     Attributes:
         group: the group's ID.
         changes: in order, from the revision after the newest one on.
-        value_bytes: how much all sealed values of the group take afterwards.
+        stored_bytes: how much is kept of the group afterwards (see ``CHANGE_BYTES``).
         emptied: revisions whose sealed values need not be kept any more.
         forgotten: changes that need not be kept any more, as pairs of first and last revision.
         floor: the new floor, or None when it stays; its change is still there.
@@ -94,7 +97,7 @@ class Addition(NamedTuple):
 
     group: bytes
     changes: Sequence[Change]
-    value_bytes: int
+    stored_bytes: int
     emptied: Sequence[int] = ()
     forgotten: Sequence[tuple[int, int]] = ()
     floor: int | None = None
@@ -128,8 +131,8 @@ class Store(Protocol):
     def groups(self) -> Iterable[GroupRecord]:
         """Return every group, as it was when the store was opened."""
 
-    def value_bytes(self) -> int:
-        """Return how much all sealed values take, as it was when the store was opened."""
+    def stored_bytes(self) -> int:
+        """Return how much is kept of all values, as it was when the store was opened."""
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""

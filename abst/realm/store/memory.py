@@ -22,7 +22,7 @@ class _Kept:
     """The changes of one group, by revision."""
 
     changes: dict[int, Change] = field(default_factory=dict)
-    value_bytes: int = 0
+    stored_bytes: int = 0
     floor: int = 0
     floor_head: bytes = bytes(HASH_BYTES)
 
@@ -43,9 +43,9 @@ class MemoryStore:
         """Return every group."""
         return list(self._groups.values())
 
-    def value_bytes(self) -> int:
-        """Return how much all sealed values take."""
-        return sum(kept.value_bytes for kept in self._kept.values())
+    def stored_bytes(self) -> int:
+        """Return how much is kept of all values."""
+        return sum(kept.stored_bytes for kept in self._kept.values())
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""
@@ -63,7 +63,7 @@ class MemoryStore:
         """Keep changes."""
         kept = self._kept.setdefault(addition.group, _Kept())
         kept.changes.update((change.revision, change) for change in addition.changes)
-        kept.value_bytes = addition.value_bytes
+        kept.stored_bytes = addition.stored_bytes
         for revision in addition.emptied:
             kept.changes[revision] = kept.changes[revision]._replace(sealed=None)
         if addition.floor is not None:

@@ -74,15 +74,15 @@ class SqliteStore:
         opened: Future[tuple[list[GroupRecord], int]] = Future()
         # A realm that is ended otherwise than in order shall not wait for the thread.
         Thread(target=self._run, args=(path, opened), name="abst-store", daemon=True).start()
-        self._groups, self._value_bytes = opened.result()
+        self._groups, self._stored_bytes = opened.result()
 
     def groups(self) -> Iterable[GroupRecord]:
         """Return every group, as it was when the store was opened."""
         return self._groups
 
-    def value_bytes(self) -> int:
-        """Return how much all sealed values take, as it was when the store was opened."""
-        return self._value_bytes
+    def stored_bytes(self) -> int:
+        """Return how much is kept of all values, as it was when the store was opened."""
+        return self._stored_bytes
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""
@@ -176,7 +176,7 @@ class SqliteStore:
     def _run(self, path: Path, opened: Future[tuple[list[GroupRecord], int]]) -> None:
         try:
             tables = Tables(path)
-            opened.set_result((tables.groups(), tables.value_bytes()))
+            opened.set_result((tables.groups(), tables.stored_bytes()))
         except Exception as error:
             opened.set_exception(error)
             return

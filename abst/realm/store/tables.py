@@ -37,7 +37,7 @@ CREATE TABLE peer_group (
 CREATE TABLE history (
     number INTEGER PRIMARY KEY,
     group_id BLOB NOT NULL UNIQUE,
-    value_bytes INTEGER NOT NULL,
+    stored_bytes INTEGER NOT NULL,
     floor INTEGER NOT NULL,
     floor_head BLOB NOT NULL
 );
@@ -62,10 +62,10 @@ _MAX_NUMBER: Final = 2 ** (63 - _REVISION_BITS) - 1
 _INSERT = "INSERT INTO change VALUES (?, ?, ?)"
 _EMPTY = "UPDATE change SET sealed = NULL WHERE position = ?"
 _FORGET = "DELETE FROM change WHERE position BETWEEN ? AND ?"
-_COUNT = "UPDATE history SET value_bytes = ? WHERE number = ?"
+_COUNT = "UPDATE history SET stored_bytes = ? WHERE number = ?"
 _RAISE = "UPDATE history SET floor = ?, floor_head = ? WHERE number = ?"
 _FIND = "SELECT number, floor, floor_head FROM history WHERE group_id = ?"
-_BEGIN = "INSERT INTO history (group_id, value_bytes, floor, floor_head) VALUES (?, 0, 0, ?)"
+_BEGIN = "INSERT INTO history (group_id, stored_bytes, floor, floor_head) VALUES (?, 0, 0, ?)"
 _HEAD = "SELECT facts FROM change WHERE position = ?"
 _OUTLINES = (
     "SELECT position, facts, length(sealed) FROM change "
@@ -76,7 +76,7 @@ _CHANGES = (
 )
 _PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?)"
 _GROUPS = "SELECT group_id, epoch, key, maker FROM peer_group"
-_SUM = "SELECT coalesce(sum(value_bytes), 0) FROM history"
+_SUM = "SELECT coalesce(sum(stored_bytes), 0) FROM history"
 
 
 class _Known:
@@ -107,14 +107,14 @@ class Tables:
         # What the next commit writes, or whatever has to see it before.
         self._inserts: list[Row] = []
         self._emptied: list[Row] = []
-        self._value_bytes: dict[int, int] = {}
+        self._stored_bytes: dict[int, int] = {}
 
     def groups(self) -> list[GroupRecord]:
         """Return every group."""
         return [GroupRecord(*row) for row in self._database.read(_GROUPS)]
 
-    def value_bytes(self) -> int:
-        """Return how much all sealed values take."""
+    def stored_bytes(self) -> int:
+        """Return how much is kept of all values."""
         total: int = self._database.read(_SUM)[0][0]
         return total
 
@@ -140,13 +140,13 @@ class Tables:
 
     def add(self, addition: Addition) -> bool:
         """Keep changes."""
-        group, changes, value_bytes, emptied, forgotten, floor = addition
+        group, changes, stored_bytes, emptied, forgotten, floor = addition
         known = self._known.get(group) or self._find(group) or self._begin(group)
         base = known.base
         for revision, name, digest, head, sealed, deleted, due in changes:
             facts = _FACTS.pack(name, digest, head, deleted, due or 0)
             self._inserts.append((base + revision, facts, sealed))
-        self._value_bytes[known.number] = value_bytes
+        self._stored_bytes[known.number] = stored_bytes
         if emptied:
             self._emptied += [(base + revision,) for revision in emptied]
         if floor is not None:
@@ -183,10 +183,10 @@ class Tables:
             DatabaseError: that failed; ``rollback`` has to be called.
         """
         self._flush()
-        if self._value_bytes:
-            counts = [(count, number) for number, count in self._value_bytes.items()]
+        if self._stored_bytes:
+            counts = [(count, number) for number, count in self._stored_bytes.items()]
             self._database.write_many(_COUNT, counts)
-            self._value_bytes.clear()
+            self._stored_bytes.clear()
         self._database.commit()
 
     def rollback(self) -> None:
@@ -195,7 +195,7 @@ class Tables:
         self._known.clear()
         self._inserts.clear()
         self._emptied.clear()
-        self._value_bytes.clear()
+        self._stored_bytes.clear()
 
     def close(self) -> None:
         """Close the file; what was not committed is undone."""

@@ -1,6 +1,6 @@
 """Which groups' indexes are in memory: loaded when they are used, and bounded. Pure.
 
-Owns the sum of all groups' value bytes, when each group's next value is over, and that an index
+Owns the sum of what is kept of all groups, when each group's next value is over, and that an index
 with which something goes on is not put away.
 """
 
@@ -39,9 +39,9 @@ class Group:
         watchers: who is told every change, in a dict without values, for their order.
         told_revision: the newest change that is safe, and that watchers have been told.
         told_head: the hash of the history after it.
-        told_bytes: how much the group's sealed values take after it.
+        told_bytes: how much is kept of the group after it.
         loading: whether the index is on its way.
-        counted_bytes: the group's share in ``Groups.value_bytes``.
+        counted_bytes: the group's share in ``Groups.stored_bytes``.
         counted_names: its share in the names that are in memory.
     """
 
@@ -82,7 +82,7 @@ class Groups:
         max_names: how many names may be in memory.
 
     Attributes:
-        value_bytes: how much the sealed values of all groups take, in memory or not.
+        stored_bytes: how much is kept of all groups, in memory or not.
         next_due: when ``take_due`` may have something, in milliseconds since 1970.
     """
 
@@ -101,7 +101,7 @@ class Groups:
         self._loads = 0
         # Of every group that has been in memory, so that its values end in time.
         self._dues: dict[bytes, float] = {}
-        self.value_bytes = store.value_bytes()
+        self.stored_bytes = store.stored_bytes()
         self.next_due = math.inf
 
     def __len__(self) -> int:
@@ -134,8 +134,8 @@ class Groups:
         """Note that a group's index has changed."""
         index = group.index
         assert index is not None
-        self.value_bytes += index.value_bytes - group.counted_bytes
-        group.counted_bytes = index.value_bytes
+        self.stored_bytes += index.stored_bytes - group.counted_bytes
+        group.counted_bytes = index.stored_bytes
         names = len(index) + GROUP_NAMES
         if names != group.counted_names:
             self._names += names - group.counted_names
@@ -148,7 +148,7 @@ class Groups:
     def undo(self, group: Group) -> None:
         """Throw an index away: it tells of changes that were not kept."""
         if group.index is not None:
-            self.value_bytes += group.told_bytes - group.counted_bytes
+            self.stored_bytes += group.told_bytes - group.counted_bytes
             self._put_away(group)
 
     def wake(self, group: Group, due: float) -> None:
@@ -183,7 +183,7 @@ class Groups:
             group.index = index = Index(history)
             group.told_revision = index.revision
             group.told_head = index.head
-            group.told_bytes = group.counted_bytes = index.value_bytes
+            group.told_bytes = group.counted_bytes = index.stored_bytes
             self._recent[group.group_id] = group
         self._loaded(group)
         if group.index is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 from abst.packets import MAX_CHANGES, MAX_VALUE_PACKET_BYTES
-from abst.realm.store.interface import Change, History
+from abst.realm.store.interface import CHANGE_BYTES, Change, History
 from abst.value_history import NO_HASH, next_head
 
 KEPT_BYTES: Final = 1024
@@ -26,7 +27,7 @@ To empty it at once would cost as much as to write it; this wastes less than the
 PAGE_BYTES: Final = MAX_VALUE_PACKET_BYTES - 512
 """How much the changes of one answer may take; the rest is the answer's own."""
 
-CHANGE_BYTES: Final = 96
+ROW_BYTES: Final = 96
 """What a change takes in a packet, beside its sealed value."""
 
 
@@ -72,6 +73,7 @@ class Index:
         floor: up to here changes are forgotten, but for the last of each name.
         values: how many names have a value.
         value_bytes: how much their sealed values take.
+        stored_bytes: how much all changes take that are kept, with what is left of their values.
         next_due: when the next value's time may be over, in milliseconds since 1970.
     """
 
@@ -80,11 +82,14 @@ class Index:
         "_dues",
         "_emptied",
         "_names",
+        "_sizes",
         "_stale",
+        "_stale_bytes",
         "floor",
         "head",
         "next_due",
         "revision",
+        "stored_bytes",
         "value_bytes",
         "values",
     )
@@ -99,12 +104,20 @@ class Index:
         self._names: dict[bytes, Entry] = {}
         # Changes up to the floor that were replaced after the floor came to be there.
         self._stale: list[int] = []
+        self._stale_bytes = 0
+        # What is kept of the sealed value of each change above the floor.
+        self._sizes = array("I")
+        self.stored_bytes = 0
         self._emptied: list[int] = []
         self._dues: list[tuple[float, int, bytes]] = []
         for revision, name, size, deleted, due in history.outlines:
             older = self._names.pop(name, None)
             if older is not None and older.revision <= self.floor:
                 self._stale.append(older.revision)
+                self._stale_bytes += CHANGE_BYTES + older.size
+            if revision > self.floor:
+                self._sizes.append(size or 0)
+            self.stored_bytes += CHANGE_BYTES + (size or 0)
             has_value = size is not None and not deleted
             self._names[name] = Entry(
                 revision, name, size or 0, has_value, math.inf if due is None else due
@@ -166,13 +179,18 @@ class Index:
         begin, self.floor = self.floor + 1, max(self.floor, self.revision - keep)
         current = self._current
         gone = []
-        for revision in range(begin, self.floor + 1):
+        freed = self._stale_bytes
+        self._stale_bytes = 0
+        for revision, size in zip(range(begin, self.floor + 1), self._sizes, strict=False):
             entry = current.get(revision)
-            if entry is None:
-                gone.append(revision)
-            elif not entry.has_value:
-                gone.append(revision)
+            if entry is not None:
+                if entry.has_value:
+                    continue
                 del current[revision], self._names[entry.name]
+            gone.append(revision)
+            freed += CHANGE_BYTES + size
+        del self._sizes[: self.floor + 1 - begin]
+        self.stored_bytes -= freed
         stale, self._stale = self._stale, []
         return _runs(sorted(stale) + gone)
 
@@ -182,7 +200,7 @@ class Index:
         used = 0
         for revision in self._after(since):
             entry = self._current.get(revision)
-            used += CHANGE_BYTES + (0 if entry is None else entry.size)
+            used += ROW_BYTES + (0 if entry is None else entry.size)
             if revisions and (used > PAGE_BYTES or len(revisions) == MAX_CHANGES):
                 return Plan(revisions, more=True)
             revisions[revision] = entry is not None
@@ -206,16 +224,25 @@ class Index:
             if older.has_value:
                 self.values -= 1
                 self.value_bytes -= older.size
-            if older.size > KEPT_BYTES:
+            left = older.size
+            if left > KEPT_BYTES:
                 self._emptied.append(older.revision)
+                self.stored_bytes -= left
+                left = 0
+                if older.revision > self.floor:
+                    self._sizes[older.revision - self.floor - 1] = 0
             if older.revision <= self.floor:
                 self._stale.append(older.revision)
+                self._stale_bytes += CHANGE_BYTES + left
         self.revision = revision = self.revision + 1
         self.head = head = next_head(self.head, revision, name, digest)
+        size = 0 if sealed is None else len(sealed)
+        self._sizes.append(size)
+        self.stored_bytes += CHANGE_BYTES + size
         entry = Entry(
             revision,
             name,
-            0 if sealed is None else len(sealed),
+            size,
             sealed is not None and not deleted,
             math.inf if due is None else due,
         )

@@ -18,7 +18,14 @@ from abst.packets import MAX_CHANGES, DeleteValue, GetValue, ListValues, PutValu
 from abst.realm.client import Client, ValueRequest
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import MAX_REVISION, Addition, Change, Page, Store
+from abst.realm.store.interface import (
+    CHANGE_BYTES,
+    MAX_REVISION,
+    Addition,
+    Change,
+    Page,
+    Store,
+)
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
 from abst.realm.values.groups import MAX_NAMES, Group, Groups
@@ -29,6 +36,9 @@ SEALING_BYTES: Final = 2048
 
 DISK_RETRY_SECONDS: Final = 10.0
 """After how long a time that is over is looked at again, when the disk took nothing."""
+
+DELETIONS_SHARE: Final = 1 / 8
+"""So much more than all groups may take is there for deletions."""
 
 MAX_SECONDS: Final = 2**40
 """A value with a longer time than this, 35000 years, is given this one."""
@@ -168,7 +178,7 @@ class Values:
         elif entry is None or not entry.has_value:
             answer = answers.changed(packet.packet_id, packet.peer_group, 0, packet.request)
             self._follow(group, client, packet, partial(self._answer, client, answer))
-        elif len(packet.value) > SEALING_BYTES or index.revision >= MAX_REVISION:
+        elif not self._has_room_to_delete(index, len(packet.value)):
             self._follow_refused(group, client, packet, Code.VALUES_FULL)
         else:
             change = index.delete(packet.name, packet.value)
@@ -219,12 +229,19 @@ class Values:
             return False
         has_value = entry is not None and entry.has_value
         more = size - entry.size if entry is not None and has_value else size
-        return (has_value or index.values < limits.group_values) and (
-            more <= 0
-            or (
-                index.value_bytes + more <= limits.group_bytes
-                and self._groups.value_bytes + more <= limits.all_values_bytes
-            )
+        return (
+            (has_value or index.values < limits.group_values)
+            and (more <= 0 or index.value_bytes + more <= limits.group_bytes)
+            and self._groups.stored_bytes + CHANGE_BYTES + size <= limits.all_values_bytes
+        )
+
+    def _has_room_to_delete(self, index: Index, size: int) -> bool:
+        # Where nothing can be put any more, something can still be deleted.
+        most = self._limits.all_values_bytes * (1 + DELETIONS_SHARE)
+        return (
+            size <= SEALING_BYTES
+            and index.revision < MAX_REVISION
+            and self._groups.stored_bytes + CHANGE_BYTES + size <= most
         )
 
     # What comes back from the store.
@@ -246,7 +263,7 @@ class Values:
         group.pending += 1
         self._groups.account(group)
         addition = Addition(
-            group.group_id, changes, index.value_bytes, index.take_emptied(), forgotten, floor
+            group.group_id, changes, index.stored_bytes, index.take_emptied(), forgotten, floor
         )
         self._store.add(addition, partial(self._added, group, addition, client, packet))
 
@@ -265,7 +282,7 @@ class Values:
             newest = addition.changes[-1]
             group.told_revision = newest.revision
             group.told_head = newest.head
-            group.told_bytes = addition.value_bytes
+            group.told_bytes = addition.stored_bytes
             if group.watchers:
                 self._tell_watchers(group, addition.changes)
         if client is None or packet is None:

@@ -16,7 +16,7 @@ from abst.errors import Code, DatabaseError
 from abst.packets import Error, GetValue, ListValues, PutValue, ValueChanges, ValueFound, ValuePut
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import GroupRecord
+from abst.realm.store.interface import CHANGE_BYTES, GroupRecord
 from abst.realm.store.sqlite import MAX_GATHERED, SqliteStore, _Job
 from abst.realm.store.tables import KIND, Tables
 from abst.realm.values.values import Values
@@ -188,11 +188,11 @@ class FullDiskTests(StoreCase):
         self.run_sql(self.store, f"PRAGMA max_page_count = {pages}")
         for group in GROUPS:
             self.ask(self.alice, *(PutValue(bytes(group), name, bytes(60_000)) for name in NAMES))
-        self.assertEqual(0, self.values._groups.value_bytes)
+        self.assertEqual(0, self.values._groups.stored_bytes)
         self.run_sql(self.store, "PRAGMA max_page_count = 1000000")
         self.ask(self.alice, PutValue(GROUP, NAMES[0], bytes(10)))
         self.ask(self.alice, PutValue(GROUP, NAMES[0], bytes(30)))
-        self.assertEqual(30, self.values._groups.value_bytes)
+        self.assertEqual(2 * CHANGE_BYTES + 40, self.values._groups.stored_bytes)
 
     def test_what_was_asked_for_meanwhile_is_not_kept_either(self) -> None:
         self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
@@ -218,7 +218,7 @@ class FullDiskTests(StoreCase):
         self.ask(self.alice, PutValue(GROUP, NAMES[2], b"333"))
         self.close(self.store)
         self.store = self.open()
-        self.assertEqual(9, self.store.value_bytes())
+        self.assertEqual(3 * CHANGE_BYTES + 9, self.store.stored_bytes())
         self.values = Values(self.store, Limits(), Counters(), lambda: 1000.0)
         for group, name, value in ((GROUP, NAMES[2], b"333"), (other, NAMES[1], b"22")):
             (page,) = self.ask(self.bob, ListValues(group, 0))

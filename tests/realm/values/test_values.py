@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,7 +26,7 @@ from abst.packets import (
 )
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import Change, History
+from abst.realm.store.interface import CHANGE_BYTES, Change, History
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
@@ -132,23 +133,71 @@ class RefusalTests(ValuesCase):
         self.assertEqual([ValueDeleted(GROUP, 4), ValuePut(GROUP, 5)], self.alice.take())
 
     def test_all_groups_together_have_so_many_bytes(self) -> None:
-        self.make(all_values_bytes=100)
-        self.put(size=60)
-        self.put(size=40, group=OTHER)
+        most = 8000
+        self.make(all_values_bytes=most)
+        self.put(size=5000)
+        self.put(size=most - 5000 - 2 * CHANGE_BYTES, group=OTHER)
         self.alice.take()
-        self.put(1, size=1)
+        self.put(1, size=0)
         self.assert_refused(Code.VALUES_FULL, 8)
-        self.put(size=30)
-        self.put(1, size=20, group=OTHER)
-        self.assertEqual([ValuePut(GROUP, 2), ValuePut(OTHER, 2)], self.alice.take())
+        # Of a large value that is replaced nothing is left but that there was one.
+        self.ask(DeleteValue(GROUP, NAMES[0], b""))
+        self.assertEqual([ValueDeleted(GROUP, 2)], self.alice.take())
         # A realm that is started again knows how much there is.
         self.values = Values(
-            self.store, Limits(all_values_bytes=100), Counters(), lambda: self.wall
+            self.store, Limits(all_values_bytes=most), Counters(), lambda: self.wall
         )
-        self.put(1, size=11)
+        free = 5000 - CHANGE_BYTES
+        self.put(1, size=free - CHANGE_BYTES + 1)
         self.assert_refused(Code.VALUES_FULL, 8)
-        self.put(1, size=10)
+        self.put(1, size=free - CHANGE_BYTES)
         self.assertEqual([ValuePut(GROUP, 3)], self.alice.take())
+
+    def test_deletions_have_some_room_of_their_own_and_no_more(self) -> None:
+        self.make(all_values_bytes=8000)
+        while not isinstance((answer := self.put_next()), Error):
+            pass
+        self.assertEqual(Code.VALUES_FULL, answer.code)
+        deletions = 0
+        for number in range(1, self.wanted):
+            self.ask(DeleteValue(GROUP, number.to_bytes(32, "big"), bytes(100)))
+            deletions += isinstance(self.alice.take()[0], ValueDeleted)
+        kept = 8000 // (CHANGE_BYTES + 100)
+        self.assertEqual(9000 // (CHANGE_BYTES + 100) - kept, deletions)
+
+    wanted = 0
+
+    def put_next(self) -> Packet:
+        self.wanted += 1
+        self.ask(PutValue(GROUP, self.wanted.to_bytes(32, "big"), bytes(100)))
+        (answer,) = self.alice.take()
+        return answer
+
+    def test_what_is_counted_is_what_is_kept(self) -> None:
+        rnd = Random(7)
+        self.make(group_changes=16)
+        for step in range(600):
+            name = NAMES[rnd.randrange(len(NAMES))]
+            if rnd.random() < 0.2:
+                self.ask(DeleteValue(GROUP, name, bytes(rnd.choice((10, 1500)))))
+            else:
+                seconds = rnd.choice((None, None, 3))
+                size = rnd.choice((0, 1024, 1025, 3000))
+                self.ask(PutValue(GROUP, name, bytes(size), seconds=seconds))
+            self.wall += rnd.choice((0, 0, 1))
+            changes = self.store._kept[GROUP].changes.values()
+            kept = sum(CHANGE_BYTES + len(change.sealed or b"") for change in changes)
+            self.assertEqual(
+                (kept, kept), (self.values._groups.stored_bytes, self.store.stored_bytes())
+            )
+            if not step % 50:
+                self.values = Values(
+                    self.store,
+                    Limits(group_changes=16, value_requests_per_second=1000),
+                    Counters(),
+                    lambda: self.wall,
+                )
+        self.assertLess(len(self.store._kept[GROUP].changes), 50)
 
     def test_what_is_full_can_still_be_made_less(self) -> None:
         self.make(group_bytes=100, value_bytes=100)
