@@ -179,6 +179,9 @@ class Groups:
             if self._owner.device_id in group.roster.members():
                 group.roster.leave(self.identity)
                 group.roster_changed()
+        except GroupError as problem:
+            # There is no room in the roster: the others learn it by being told that it is gone.
+            self.log.warn("not said in a group's roster: {problem}", problem=str(problem))
         finally:
             self._is_acting = False
         self._end(group, GroupError("this device has left the group"))
@@ -396,8 +399,12 @@ class Groups:
             given.errback(GroupError(f"the other device {why}"))
 
     def _remove(self, group: Group, device_id: bytes) -> None:
-        if device_id in group.roster.members():
+        if device_id not in group.roster.members():
+            return
+        try:
             group.remove(DeviceID(device_id)).addErrback(lambda failure: None)
+        except GroupError as problem:
+            group.problem_seen(problem)
 
     # Offers.
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.roster import Roster
-from abst.errors import AbstError
+from abst.errors import AbstError, GroupError
 from abst.identity import Identity
 from abst.packets import SEED_BYTES
 
@@ -60,6 +60,8 @@ class Rotation:
     def __init__(self, owner: RotationOwner, next_seed: bytes | None) -> None:
         self.next_keys = None if next_seed is None else owner.keys.with_next(next_seed)
         self._owner = owner
+        # Removals for which a key was made, and of which the roster cannot say so.
+        self._unsaid: set[bytes] = set()
         self._waiting: list[Deferred[None]] = []
 
     def when_moved(self) -> Deferred[None]:
@@ -87,7 +89,7 @@ class Rotation:
         """Move the group when this device has to, since somebody was removed."""
         if not self._owner.can_rotate:
             return
-        if self._pending(self._owner.keys.epoch):
+        if not self._unsaid.issuperset(self._pending(self._owner.keys.epoch)):
             self.want()
         elif self.next_keys is None:
             waiting, self._waiting = self._waiting, []
@@ -102,7 +104,12 @@ class Rotation:
         # Also for a removal that was not known yet when the key was made: nobody has got it so far.
         pending = self._pending(keys.epoch - 1)
         public = keys.public_key(keys.epoch)
-        self._owner.roster.note_epoch(self._owner.identity, keys.epoch, public, pending)
+        try:
+            self._owner.roster.note_epoch(self._owner.identity, keys.epoch, public, pending)
+        except GroupError as problem:
+            # The roster is full, say. Nobody else has the key: without it the group would be lost.
+            self._unsaid.update(pending)
+            self._owner.problem_seen(problem)
         return keys
 
     def outrun(self) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from abst.database import Database
 from abst.device import Device
+from abst.device.groups import roster
 from abst.device.groups.store import MIGRATION, SqliteGroupStore
 from abst.errors import DatabaseError, GroupError
+from abst.packets import GiveGroup
 from tests.device.groups.stage import GroupTestCase
 
 
@@ -168,3 +170,36 @@ class FullDiskTests(GroupTestCase):
         self.assertEqual(1, len(store.load()))
         alice = self.start_again(alice, store)
         self.assertEqual(([], []), (alice.groups.all(), store.load()))
+
+
+class FullRosterTests(GroupTestCase):
+    def test_a_group_whose_roster_is_full_can_be_moved(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        self.patch(roster, "MAX_ENTRIES", len(ours.roster))
+        self.result(ours.rotate())
+        self.network.advance(5)
+        for group in (ours, bobs):
+            self.assertEqual((1, True), (group.epoch, group.is_joined))
+        self.assertIn("full", str(self.diary(ours).problems[0]))
+
+    def test_the_last_removal_that_a_roster_takes_moves_the_group_once(self) -> None:
+        alice, bob, mallory = self.house("alice", "bob", "mallory")
+        ours, bobs, theirs = self.group(alice, bob, mallory)
+        self.patch(roster, "MAX_ENTRIES", len(ours.roster) + 1)
+        self.result(ours.remove(mallory.device_id))
+        self.network.advance(30)
+        self.assertEqual([1, 1, 0], [group.epoch for group in (ours, bobs, theirs)])
+        self.assertTrue(ours.is_joined and bobs.is_joined)
+
+    def test_a_group_whose_roster_is_full_can_be_left(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        self.patch(roster, "MAX_ENTRIES", len(ours.roster))
+        bob.groups.leave(bobs)
+        self.network.advance(5)
+        self.assertEqual([], bob.groups.all())
+        bob.groups.given(alice.device_id, GiveGroup("state", bytes(ours.group_id), epoch=0))
+        self.network.advance(5)
+        self.assertEqual(["alice", "bob"], [member.name for member in ours.members()])
+        self.assertIn("full", str(self.diary(ours).problems[-1]))
