@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from abst.agent.groups.news import MESSAGE, OVER, GroupNews
@@ -26,21 +26,30 @@ class AgentGroupProtocol(GroupProtocol):
         self._joins: list[Deferred[None]] = []
         self._ends: list[Deferred[None]] = []
         self._overs: list[Deferred[None]] = []
+        self._reason: AbstError | None = None
 
     def when_joined(self) -> Deferred[None]:
-        """Return a Deferred that fires when the group is joined; cancel it to wait no more."""
-        waiting: Deferred[None] = Deferred(self._joins.remove)
+        """Return a Deferred that fires when the group is joined; ``wait_no_more`` forgets it."""
+        waiting: Deferred[None] = Deferred()
         if self.group.is_joined:
             waiting.callback(None)
         else:
             self._joins.append(waiting)
         return waiting
 
+    def wait_no_more(self, waiting: Deferred[None]) -> None:
+        """Forget a Deferred of ``when_joined``; it fires no more."""
+        if waiting in self._joins:
+            self._joins.remove(waiting)
+
     def when_unusable(self) -> Deferred[None]:
         """Return a Deferred that fails when the group is over, or its realm was seen to lie.
 
         Cancel it to wait no more.
         """
+        problem = self._reason or self.group.values.problem
+        if problem is not None:
+            return fail(problem)
         waiting: Deferred[None] = Deferred(self._ends.remove)
         self._ends.append(waiting)
         return waiting
@@ -94,6 +103,7 @@ class AgentGroupProtocol(GroupProtocol):
 
     def connectionLost(self, reason: AbstError) -> None:
         """Tell that this device is not in the group any more."""
+        self._reason = reason
         self._tell(OVER, reason=str(reason))
         self._end(reason)
         overs, self._overs = self._overs, []

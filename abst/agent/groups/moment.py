@@ -67,8 +67,9 @@ class Joining:
         reactor = self._device.reactor
         if not link.is_up and reactor.seconds() - self._started >= JOIN_SECONDS:
             return False
-        waiting = protocol_of(group).when_joined()
+        protocol = protocol_of(group)
+        waiting = protocol.when_joined()
         try:
             return await within(reactor, waiting, JOIN_SECONDS)
         finally:
-            waiting.cancel()
+            protocol.wait_no_more(waiting)

@@ -135,7 +135,6 @@ class ValueCommands:
         group, prefix = self._group(arguments), bytes_asked(arguments, "prefix")
         if (problem := group.values.problem) is not None:
             raise problem
-        unusable = protocol_of(group).when_unusable()
         early = EarlyChanges()
         watch = group.values.watch(prefix, early.add)
         try:
@@ -154,10 +153,9 @@ class ValueCommands:
             # Nothing comes in between: nothing was waited for since nothing was left.
             watch.callback = lambda change: emit(self._change_told(group, change))
             emit({"kind": "watching", **self._standing(group, None)})
-            await unusable
+            await protocol_of(group).when_unusable()
         finally:
             watch.stop()
-            unusable.addErrback(lambda failure: None).cancel()
         return {}
 
     async def start_again(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
