@@ -166,9 +166,9 @@ class Groups:
         if bytes(device_id) not in group.offered:
             group.roster.add(self.identity, _raw_key(peer.public_key), peer.name)
             group.note_offered(device_id)
+        self._sharing.offer(group.group_id, device_id)
         given: Deferred[None] = Deferred()
         self._gifts.setdefault((bytes(group.group_id), bytes(device_id)), []).append(given)
-        self._sharing.offer(group.group_id, device_id)
         group.roster_changed()
         return given
 
@@ -255,6 +255,9 @@ class Groups:
         """Tell the other members what is new in a group."""
         if group.group_id not in self._groups:
             return
+        for device_id in group.offered:
+            if device_id not in group.roster.members():
+                self._withdraw(group, device_id, "was removed before it had answered")
         if group.kind == NETWORK:
             self._networks.follow(group)
         self._sharing.changed(bytes(group.group_id))
@@ -392,9 +395,14 @@ class Groups:
                 self._end(group, GroupError("another member has removed this device"))
 
     def _refused(self, group: Group, device_id: bytes, code: str) -> None:
-        group.note_answered(device_id)
-        self._remove(group, device_id)
         why = "does not want it" if code == Refusal.NOT_WANTED else f"cannot take it ({code})"
+        self._withdraw(group, device_id, why)
+        self._remove(group, device_id)
+
+    def _withdraw(self, group: Group, device_id: bytes, why: str) -> None:
+        """Offer a group to a device no more: it has not taken it."""
+        self._sharing.offer_answered(bytes(group.group_id), device_id)
+        group.note_answered(device_id)
         for given in self._gifts.pop((bytes(group.group_id), device_id), ()):
             given.errback(GroupError(f"the other device {why}"))
 
@@ -410,7 +418,10 @@ class Groups:
 
     def _decide(self, offer: Offer) -> None:
         peer = self._owner.peers.get(offer.device_id)
-        assert peer is not None
+        if peer is None:
+            # What came before it was reason to forget who offers.
+            self._sharing.offer_refused(offer.group_id)
+            return
         deciding = ensureDeferred(self._ask(offer, peer))
         if not deciding.called:
             self._deciding[offer.group_id] = deciding
@@ -432,7 +443,7 @@ class Groups:
 
     def _decided(self, accepts: bool, *, offer: Offer) -> None:
         self._deciding.pop(offer.group_id, None)
-        if not accepts:
+        if not accepts or not self._is_peer(offer.device_id):
             self._sharing.offer_refused(offer.group_id)
         elif bytes(offer.group_id) not in self._groups:
             try:

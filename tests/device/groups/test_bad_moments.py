@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
+
 from abst.database import Database
 from abst.device import Device
 from abst.device.groups import roster
@@ -203,3 +205,35 @@ class FullRosterTests(GroupTestCase):
         self.network.advance(5)
         self.assertEqual(["alice", "bob"], [member.name for member in ours.members()])
         self.assertIn("full", str(self.diary(ours).problems[-1]))
+
+
+class OfferTests(GroupTestCase):
+    def test_a_device_that_is_removed_before_it_has_answered_may_be_added_again(self) -> None:
+        alice, bob, carol = self.house("alice", "bob", "carol")
+        ours, carols = self.group(alice, carol)
+        self.factories["bob"].answer = Deferred()
+        given = alice.groups.give(ours, bob.device_id)
+        self.network.advance(3)
+        self.result(carols.remove(bob.device_id))
+        self.network.advance(3)
+        error = self.failureResultOf(given, GroupError).value
+        self.assertIn("was removed", str(error))
+        self.assertEqual((), ours.offered)
+        again = alice.groups.give(ours, bob.device_id)
+        self.factories["bob"].answer.callback(True)
+        self.network.advance(5)
+        self.successResultOf(again)
+        self.network.advance(3)
+        bobs = self.of(bob, ours)
+        self.assertEqual((1, True), (bobs.epoch, bobs.is_joined))
+
+    def test_an_offer_of_a_device_that_is_not_trusted_any_more_is_not_taken(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        answer = self.factories["bob"].answer = Deferred()
+        group = alice.groups.create("family", realm=self.network.realm.address)
+        alice.groups.give(group, bob.device_id).addErrback(lambda failure: None)
+        self.network.advance(3)
+        bob.forget(alice.device_id)
+        answer.callback(True)
+        self.network.advance(3)
+        self.assertEqual([], bob.groups.all())
