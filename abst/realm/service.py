@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import socket
 import sys
@@ -32,6 +33,7 @@ from abst.systemd import SystemdNotifier
 
 IDENTITY_FILE = "identity.pem"
 STORE_FILE = "groups.db"
+LOCK_FILE = "realm.lock"
 ADDRESS_FILE = "address"
 GOODBYE_SECONDS = 3.0
 
@@ -81,6 +83,7 @@ class RealmService(Service):
         self._endpoint_of = endpoint_of
         self._ports: list[IListeningPort] = []
         self._store: SqliteStore | None = None
+        self._lock: int | None = None
         self._systemd = SystemdNotifier(reactor)
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
@@ -95,6 +98,7 @@ class RealmService(Service):
         config = self._config
         try:
             make_state_folder(config.state)
+            self._lock = lock_state_folder(config.state)
             identity = Identity.load_or_create(config.state / IDENTITY_FILE)
             limits, pipes = self._affordable(config.limits)
             self.factory = RealmFactory(
@@ -107,6 +111,7 @@ class RealmService(Service):
                 store=self._open_store(),
             )
         except (AbstError, OSError, ValueError) as error:
+            self._unlock()
             raise SystemExit(f"abst-realm: {error}") from None
         starting = ensureDeferred(self._start(self.factory))
         # Ports are opened at once, as a rule, and then it is known already how that went.
@@ -178,6 +183,12 @@ class RealmService(Service):
             await self._part(self.factory)
         if self._store is not None:
             await self._store.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def _part(self, factory: RealmFactory) -> None:
         """Tell every device when to come back, and wait until they are gone."""
@@ -200,6 +211,30 @@ def make_state_folder(path: Path) -> None:
         raise ConfigurationError("--state", None, f"{path}: {error.strerror}") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigurationError("--state", None, f"{path}: this user may not write there")
+
+
+def lock_state_folder(path: Path) -> int:
+    """Keep other realms out of the folder: each would miss what the others write there.
+
+    Returns:
+        The lock's descriptor, to be kept open.
+
+    Raises:
+        ConfigurationError: another realm has it, or the lock cannot be made.
+    """
+    lock = path / LOCK_FILE
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError("--state", None, f"{lock}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigurationError(
+            "--state", None, f"{path}: another realm is running there"
+        ) from None
+    return descriptor
 
 
 def files_for(limits: Limits) -> int:

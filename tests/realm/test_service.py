@@ -141,6 +141,17 @@ class RealmServiceTests(SynchronousTestCase):
         self.reactor.run_until(lambda: bool(stopped))
         self.assertEqual([None], stopped)
 
+    def test_two_realms_do_not_share_a_state_folder(self) -> None:
+        first, second = self.service("tcp:4000"), self.service("tcp:4001")
+        first.startService()
+        error = self.assertRaises(SystemExit, second.startService)
+        self.assertEqual(
+            f"abst-realm: --state: {self.state}: another realm is running there", error.code
+        )
+        self.stop(first)
+        second.startService()
+        self.stop(second)
+
     def stop(self, service: RealmService) -> None:
         stopped: list[object] = []
         service.stopService().addCallback(stopped.append)
