@@ -88,7 +88,7 @@ def give(home: DeviceHome, group: str, peer: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def offers(home: DeviceHome, as_json: bool) -> None:
-    """List the groups that are offered to this device and wait for an answer."""
+    """List the groups that are offered and wait for an answer."""
     answer = ask_agent(home, "group_offers")
     if as_json:
         show_document(answer)
@@ -159,7 +159,7 @@ def members(home: DeviceHome, group: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def list_groups(home: DeviceHome, as_json: bool) -> None:
-    """List the groups and networks that this device is in, and how each stands."""
+    """List this device's groups and networks, and how each stands."""
     answer = ask_agent(home, "group_list")
     if as_json:
         show_document(answer)

@@ -93,7 +93,7 @@ def _seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 
 _if_revision = click.option(
     "--if-revision",
-    type=click.IntRange(0, 2**63 - 1),
+    type=click.IntRange(min=0),
     metavar="N",
     help="Only if the value is at revision N; 0 means that there is none.",
 )
@@ -126,7 +126,7 @@ def set_value(
     expires: int | None,
     as_json: bool,
 ) -> None:
-    """Keep VALUE under NAME; done once it is safe on the realm's disk.
+    """Keep VALUE under NAME, safe on the realm's disk.
 
     With --if-revision nothing is changed when somebody else was faster, and the exit status is 1.
     """
@@ -226,7 +226,10 @@ def delete(values: GroupValues, name: str, if_revision: int | None, as_json: boo
 @json_option
 @click.pass_obj
 def list_values(values: GroupValues, prefix: str, as_json: bool) -> None:
-    """List the values whose names begin with PREFIX: size, revision, writer and age."""
+    """List values with their size, revision, writer and age.
+
+    With PREFIX, those whose names begin with it.
+    """
     pages = list(_pages(values, utf8(prefix, "PREFIX")))
     found = [value for page in pages for value in page["values"]]
     _warn(pages[-1])
@@ -257,11 +260,12 @@ def _pages(values: GroupValues, prefix: str) -> Iterator[dict[str, Any]]:
 @click.option("--json", is_flag=True, expose_value=False, help="Changes are always JSON.")
 @click.pass_obj
 def watch(values: GroupValues, prefix: str, initial: bool) -> None:
-    """Print each change of a value whose name begins with PREFIX, until Ctrl-C.
+    """Print each change as it comes, until Ctrl-C.
 
-    One line of JSON for each: "name", "revision", "writer", "change" ("put", "deleted", "expired"
-    or "forgotten"), and for "put" the "value", or "value_base64" if it is no text. What changes
-    while the realm cannot be reached is told afterwards, the last change of each name.
+    With PREFIX, changes of values whose names begin with it. One line of JSON for each: "name",
+    "revision", "writer", "change" ("put", "deleted", "expired" or "forgotten"), and for "put" the
+    "value", or "value_base64" if it is no text. What changes while the realm cannot be reached is
+    told afterwards, the last change of each name.
     """
     with call_agent(
         values.home,

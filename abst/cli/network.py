@@ -69,9 +69,9 @@ def create(home: DeviceHome, name: str, realm: str | None, no_realm: bool, as_js
 @json_option
 @click.pass_obj
 def add(home: DeviceHome, network: str, peer: str, as_json: bool) -> None:
-    """Add PEER to NETWORK: all who are in it and PEER become peers of each other.
+    """Add PEER to NETWORK.
 
-    While PEER is away the offer waits, and reaches it by itself; so does the news of it those
+    All who are in it and PEER become peers of each other, with no further pairing. While PEER is away the offer waits, and reaches it by itself; so does the news of it those
     members that are away.
     """
     with call_agent(home, "group_give", kind=KIND, group=network, peer=peer) as call:

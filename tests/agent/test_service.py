@@ -310,6 +310,16 @@ class CommandTests(ServiceTestCase):
         self.assertIn("no realms", await self.error(command="realm_remove", realm="elsewhere"))
         self.assertIn("abst://", await self.error(command="realm_add", realm="http://x"))
 
+    async def test_groups_and_what_happens_to_offers_are_remembered(self) -> None:
+        await self.result(command="group_policy", policy="ask")
+        arguments = {"name": "home", "kind": "network", "without_realm": True}
+        made = await self.result(command="group_create", **arguments)
+        await self.service.stopService()
+        self.services.remove(self.service)
+        self.start(self.one)
+        self.assertEqual({"policy": "ask"}, await self.result(command="group_policy"))
+        self.assertEqual([made], (await self.result(command="group_list"))["groups"])
+
     async def test_settings_that_cannot_be_saved_are_told(self) -> None:
         self.one.settings_file.unlink()
         self.one.settings_file.mkdir()
