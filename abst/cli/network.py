@@ -71,8 +71,9 @@ def create(home: DeviceHome, name: str, realm: str | None, no_realm: bool, as_js
 def add(home: DeviceHome, network: str, peer: str, as_json: bool) -> None:
     """Add PEER to NETWORK.
 
-    All who are in it and PEER become peers of each other, with no further pairing. While PEER is away the offer waits, and reaches it by itself; so does the news of it those
-    members that are away.
+    All who are in it and PEER become peers of each other, with no further pairing. While PEER is
+    away the offer waits, and reaches it by itself; so does the news of it those members that are
+    away.
     """
     with call_agent(home, "group_give", kind=KIND, group=network, peer=peer) as call:
         show_given(call.result, as_json=as_json)
