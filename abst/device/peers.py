@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -83,6 +84,7 @@ class PeerBook:
     ) -> None:
         self._peers = {peer.device_id: peer for peer in peers}
         self._changed = changed
+        self._is_saved_later = False
 
     def __iter__(self) -> Iterator[Peer]:
         trusted = (peer for peer in self._peers.values() if peer.is_trusted)
@@ -194,7 +196,7 @@ class PeerBook:
     def forget(self, device_id: DeviceID) -> None:
         """Stop trusting a device."""
         if self._peers.pop(device_id, None) is not None:
-            self._changed()
+            self._save()
 
     def met(self, device_id: DeviceID, key: bytes, name: str) -> Peer:
         """Note the key and the name that a trusted device has shown; the first key is pinned."""
@@ -237,10 +239,28 @@ class PeerBook:
         kept = tuple(other for other in known.addresses if other != address)
         return self._put(replace(known, addresses=kept))
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all changes that are made inside saved at once, at the end."""
+        if self._is_saved_later:
+            yield
+            return
+        before, self._is_saved_later = self._peers.copy(), True
+        try:
+            yield
+        finally:
+            self._is_saved_later = False
+            if self._peers != before:
+                self._changed()
+
     def _put(self, peer: Peer) -> Peer:
         self._peers[peer.device_id] = peer
-        self._changed()
+        self._save()
         return peer
+
+    def _save(self) -> None:
+        if not self._is_saved_later:
+            self._changed()
 
 
 def _is_address(text: str) -> bool:

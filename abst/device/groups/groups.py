@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
@@ -29,6 +29,9 @@ from abst.device_id import DeviceID
 from abst.errors import AbstError, GroupError, LocalProtocolError
 from abst.identity import Identity
 from abst.packets import PUBLIC_KEY_BYTES, GiveGroup, Packet
+
+MAX_GROUPS: Final = 256
+"""Of one device, whoever has made them."""
 
 
 class GroupsOwner(NetworkOwner, Protocol):
@@ -129,6 +132,8 @@ class Groups:
             GroupError: the name or the kind is none, a group has no realm, or the device does not
                 use that realm.
         """
+        if len(self._groups) >= MAX_GROUPS:
+            raise GroupError(f"a device is in at most {MAX_GROUPS} groups: leave one")
         if kind not in KINDS:
             raise GroupError(f"a group's kind is one of {', '.join(KINDS)}")
         if realm is None and kind != NETWORK:
@@ -302,8 +307,8 @@ class Groups:
 
     def _begin(self, group: Group) -> None:
         self._groups[bytes(group.group_id)] = group
-        if group.realm is not None and group.realm not in self._owner.links:
-            self._owner.addRealm(group.realm)
+        if group.realm is not None:
+            self._networks.use_realm(group.realm)
         try:
             group.protocol = self.factory.buildProtocol(group)
             group.protocol.makeConnection(group)
@@ -421,6 +426,9 @@ class Groups:
         if peer is None:
             # What came before it was reason to forget who offers.
             self._sharing.offer_refused(offer.group_id)
+            return
+        if len(self._groups) >= MAX_GROUPS:
+            self._sharing.offer_refused(offer.group_id, Refusal.OFFERS_FULL)
             return
         deciding = ensureDeferred(self._ask(offer, peer))
         if not deciding.called:

@@ -6,17 +6,22 @@ removed is forgotten, and the network's realms are used.
 
 from __future__ import annotations
 
-from typing import Protocol
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
 from twisted.logger import Logger
 
 from abst.address import RealmAddress
 from abst.device.groups.group import Group
+from abst.device.link import Link
 from abst.device.peers import PeerBook
 from abst.device_id import DeviceID, subject_public_key_info
-from abst.errors import AbstError
+from abst.errors import AbstError, AddressError
 
-NETWORK = "network"
+NETWORK: Final = "network"
+MAX_REALMS: Final = 16
+"""How many a device uses before it takes no other member's word for more."""
 
 
 class NetworkOwner(Protocol):
@@ -24,6 +29,10 @@ class NetworkOwner(Protocol):
 
     device_id: DeviceID
     peers: PeerBook
+
+    @property
+    def links(self) -> Mapping[RealmAddress, Link]:
+        """The realms that it uses."""
 
     def forget(self, device_id: DeviceID) -> None:
         """Stop trusting a device, and end the session with it."""
@@ -53,19 +62,36 @@ class Networks:
         if self._owner.device_id not in members:
             return
         for address in network.roster.realms():
-            self._use_realm(address)
-        for device_id, member in members.items():
-            if device_id != self._owner.device_id:
-                self._introduce(network, member.device_id, member.public_key, member.name)
-        for peer in self._owner.peers.all():
-            if bytes(network.group_id) in peer.networks and peer.device_id not in members:
-                self._removed(network, peer.device_id)
+            with contextlib.suppress(AddressError):
+                self.use_realm(RealmAddress.parse(address))
+        with self._saving():
+            for device_id, member in members.items():
+                if device_id != self._owner.device_id:
+                    self._introduce(network, member.device_id, member.public_key, member.name)
+            for peer in self._owner.peers.all():
+                if bytes(network.group_id) in peer.networks and peer.device_id not in members:
+                    self._removed(network, peer.device_id)
 
     def leave(self, network: Group) -> None:
         """Forget whom this device has trusted for this network alone."""
-        for peer in self._owner.peers.all():
-            if self._owner.peers.part(peer.device_id, bytes(network.group_id)):
-                self._owner.forget(peer.device_id)
+        with self._saving():
+            for peer in self._owner.peers.all():
+                if self._owner.peers.part(peer.device_id, bytes(network.group_id)):
+                    self._owner.forget(peer.device_id)
+
+    def use_realm(self, address: RealmAddress) -> None:
+        """Use a realm that other members have named, unless this device uses enough of them."""
+        if address in self._owner.links or len(self._owner.links) < MAX_REALMS:
+            self._owner.addRealm(address)
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Save the peers once, however many change; what cannot be saved counts all the same."""
+        try:
+            with self._owner.peers.together():
+                yield
+        except AbstError as error:
+            self.log.error("a network's peers are not saved: {error}", error=str(error))
 
     def _introduce(self, network: Group, device_id: DeviceID, key: bytes, name: str) -> None:
         known = self._owner.peers.get(device_id)
@@ -82,9 +108,3 @@ class Networks:
         peer = self._owner.peers.get(device_id)
         if peer is not None and not peer.networks:
             self._owner.forget(device_id)
-
-    def _use_realm(self, address: str) -> None:
-        try:
-            self._owner.addRealm(RealmAddress.parse(address))
-        except AbstError as error:
-            self.log.warn("a network's realm cannot be used: {error}", error=str(error))

@@ -89,7 +89,7 @@ class OfferBook:
         offer = self._incoming[packet.peer_group, device_id]
         if packet.step == "entries":
             offer.roster.merge(packet.entries or ())
-            return None
+            return self._refused_for_size(offer)
         return self._look_at(offer, packet) if packet.step == "state" else None
 
     def lost(self, device_id: bytes) -> None:
@@ -102,19 +102,25 @@ class OfferBook:
         return self._open.pop(group_id, None)
 
     def _look_at(self, offer: Offer, packet: GiveGroup) -> Offer | GiveGroup:
-        key = (offer.group_id, offer.device_id)
-        others = (*self._open.values(), *self._incoming.values())
-        if sum(len(other.roster) for other in others) > MAX_ENTRIES:
-            del self._incoming[key]
-            return _refused(offer.group_id, Refusal.OFFERS_FULL)
+        refused = self._refused_for_size(offer)
+        if refused is not None:
+            return refused
         if offer.roster.digest() != packet.digest:
             epoch, digest = offer.keys.epoch, offer.roster.digest()
             return GiveGroup("state", offer.group_id, epoch=epoch, digest=digest)
-        del self._incoming[key]
+        del self._incoming[offer.group_id, offer.device_id]
         if not {self._device_id, offer.device_id} <= offer.roster.members().keys():
             return _refused(offer.group_id, Refusal.WRONG_GROUP)
         self._open[offer.group_id] = offer
         return offer
+
+    def _refused_for_size(self, offer: Offer) -> GiveGroup | None:
+        """Drop an offer when all of them together have grown too large; return what to answer."""
+        offers = (*self._open.values(), *self._incoming.values())
+        if sum(len(one.roster) for one in offers) <= MAX_ENTRIES:
+            return None
+        del self._incoming[offer.group_id, offer.device_id]
+        return _refused(offer.group_id, Refusal.OFFERS_FULL)
 
 
 def _read(device_id: bytes, packet: GiveGroup) -> Offer:

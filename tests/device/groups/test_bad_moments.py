@@ -8,10 +8,18 @@ from twisted.internet.defer import Deferred
 
 from abst.database import Database
 from abst.device import Device
-from abst.device.groups import roster
+from abst.device.groups import groups, offers, roster
+from abst.device.groups.entries import raw_key_of
+from abst.device.groups.keys import GroupKeys
+from abst.device.groups.networks import MAX_REALMS
+from abst.device.groups.offers import Offer, OfferBook
+from abst.device.groups.roster import Roster
 from abst.device.groups.store import MIGRATION, SqliteGroupStore
-from abst.errors import DatabaseError, GroupError
+from abst.device.peers import PeerBook
+from abst.errors import AbstError, DatabaseError, GroupError
 from abst.packets import GiveGroup
+from tests.device.groups.houses import seed
+from tests.device.groups.rosters import DEVICES, KEYS
 from tests.device.groups.stage import GroupTestCase
 
 
@@ -237,3 +245,89 @@ class OfferTests(GroupTestCase):
         answer.callback(True)
         self.network.advance(3)
         self.assertEqual([], bob.groups.all())
+
+
+class BoundsTests(GroupTestCase):
+    """What other members, and peers who offer groups, could make grow."""
+
+    def test_a_device_dials_no_more_realms_than_it_has_to(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        network = alice.groups.create("home", realm=None, kind="network")
+        self.result(alice.groups.give(network, bob.device_id))
+        self.network.advance(2)
+        for _ in range(MAX_REALMS + 4):
+            address = self.network.add_realm().address
+            network.roster.set_realm(alice.identity, str(address), is_used=True)
+        network.roster.set_realm(alice.identity, "none", is_used=True)
+        network.roster_changed()
+        self.network.advance(5)
+        self.assertEqual(MAX_REALMS, len(bob.links))
+
+    def test_a_device_is_in_so_many_groups(self) -> None:
+        self.patch(groups, "MAX_GROUPS", 1)
+        alice, bob = self.house("alice", "bob")
+        address = self.network.realm.address
+        alice.groups.create("family", realm=address)
+        self.assertRaises(GroupError, alice.groups.create, "club", realm=address)
+        group = bob.groups.create("club", realm=address)
+        given = bob.groups.give(group, alice.device_id)
+        error = self.assertRaises(GroupError, self.result, given)
+        self.assertIn("offers_full", str(error))
+
+    def test_rosters_that_are_offered_have_so_many_entries_in_all(self) -> None:
+        self.patch(offers, "MAX_ENTRIES", 5)
+        book = OfferBook(DEVICES[1].device_id)
+        fired: list[Offer | GiveGroup | None] = []
+        for number in range(2):
+            keys = GroupKeys((seed(number),))
+            offered = Roster(bytes(keys.group_id), KEYS[0])
+            for other in range(1, 5):
+                offered.add(DEVICES[0], KEYS[other], "")
+            offer = GiveGroup(
+                "offer",
+                offered.group_id,
+                founder=KEYS[0],
+                kind="group",
+                seeds=list(keys.seeds),
+                entries=[],
+                digest=bytes(32),
+            )
+            # It never says that it is whole.
+            book.begin(DEVICES[0].device_id, offer)
+            entries = GiveGroup("entries", offered.group_id, entries=offered.entries())
+            fired.append(book.go_on(DEVICES[0].device_id, entries))
+            is_incoming = book.is_incoming(offered.group_id, DEVICES[0].device_id)
+            self.assertEqual(number == 0, is_incoming)
+        last = bytes(GroupKeys((seed(1),)).group_id)
+        refused = GiveGroup("refused", last, code="offers_full")
+        self.assertEqual([None, refused], fired)
+
+
+class PeersTests(GroupTestCase):
+    """Peers that cannot be saved, and how often they are."""
+
+    def test_a_networks_peers_are_saved_at_once_and_used_when_that_fails(self) -> None:
+        saved: list[int] = []
+
+        def save() -> None:
+            if bob.groups.all():
+                saved.append(len(peers))
+                raise AbstError("the disk is full")
+
+        alice = self.device("alice")
+        peers = PeerBook((), save)
+        bob = self.device("bob", peers=peers)
+        self.network.introduce(alice, bob)
+        self.network.settle()
+        self.result(alice.connect(bob.device_id))
+        network = alice.groups.create("home", realm=self.network.realm.address, kind="network")
+        for device in DEVICES[:5]:
+            network.roster.add(alice.identity, raw_key_of(device), "somebody")
+        network.roster_changed()
+        self.result(alice.groups.give(network, bob.device_id))
+        self.assertEqual(6, len(peers))
+        self.assertEqual([6], saved)
+        network.roster.remove(alice.identity, DEVICES[0].device_id)
+        network.roster_changed()
+        self.network.settle()
+        self.assertEqual(5, len(peers))

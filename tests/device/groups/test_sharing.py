@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from abst.address import RealmAddress
+from abst.device.groups.groups import MAX_GROUPS
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.offers import MAX_OFFERS, OfferBook, Refusal
 from abst.device.groups.roster import Roster
@@ -402,6 +403,7 @@ class SpecificationTests(TestCase):
         self.assertEqual(MAX_PACKET_BYTES, written["bytes of a packet that gives access, at most"])
         self.assertEqual(PACKETS_AT_ONCE, written["packets with entries that are sent at once"])
         self.assertEqual(MAX_OFFERS, written["offers that wait for a decision, at most"])
+        self.assertEqual(MAX_GROUPS, written["groups of a device, at most"])
         rows = table(page("groups.md"), "Offers", "code", "why")
         self.assertEqual([str(code) for code in Refusal], [plain(row["code"]) for row in rows])
 
