@@ -25,6 +25,7 @@ class Counters:
         ended_circuits: joined circuits that the realm ended, by wire code.
         refused_legs: legs that came to nothing, by wire code.
         groups_made: peer groups that were made.
+        groups_forgotten: how many were forgotten, since nobody had used them.
         groups_moved: how often one was moved to its next epoch.
         group_joins: how often a device has joined one.
     """
@@ -42,6 +43,7 @@ class Counters:
     ended_circuits: Counter[str] = field(default_factory=Counter)
     refused_legs: Counter[str] = field(default_factory=Counter)
     groups_made: int = 0
+    groups_forgotten: int = 0
     groups_moved: int = 0
     group_joins: int = 0
 
@@ -61,6 +63,7 @@ class Counters:
             "ended_circuits": dict(self.ended_circuits),
             "refused_legs": dict(self.refused_legs),
             "groups_made": self.groups_made,
+            "groups_forgotten": self.groups_forgotten,
             "groups_moved": self.groups_moved,
             "group_joins": self.group_joins,
         }

@@ -7,7 +7,9 @@ has it. Who has joined lives in memory, as long as the connection that has joine
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from abst.errors import Code
@@ -34,6 +36,10 @@ from abst.realm.switchboard import Sender
 MAX_WAITING_MOVES: Final = 64
 """How many more may ask for a move of one group while one is being written to the disk."""
 WAITING_RETRY_SECONDS: Final = 1.0
+
+DAY_SECONDS: Final = 86400
+LOOK_SECONDS: Final = 3600.0
+"""How often it is looked which groups are in use, as long as somebody asks anything of groups."""
 
 GroupRequest = CreateGroup | JoinGroup | HereInGroup | LeaveGroup
 
@@ -108,10 +114,15 @@ class Groups:
         limits: how many there may be, and how many a device may join.
         store: what lasts.
         counters: where moves, joins and drops are counted.
+        wall: returns the seconds since 1970.
     """
 
-    def __init__(self, limits: Limits, store: Store, counters: Counters) -> None:
+    def __init__(
+        self, limits: Limits, store: Store, counters: Counters, wall: Callable[[], float]
+    ) -> None:
         self._limits = limits
+        self._wall = wall
+        self._look_at = -math.inf
         self._store = store
         self._counters = counters
         self._groups = {record.group: _Group(record) for record in store.groups()}
@@ -127,6 +138,9 @@ class Groups:
 
     def handle(self, client: Member, wanted: GroupRequest, now: float) -> None:
         """Do what a device asks for, and answer it; or say why not."""
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look_for_idle()
         wait = self._quota.take(client.device_id, now)
         if wait:
             client.refuse(Refusal(Code.RATE_LIMITED, round(wait, 1) + 0.1), wanted)
@@ -207,7 +221,7 @@ class Groups:
             return Refusal(Code.NO_GROUP)
         else:
             assert client.device_id is not None
-            record = GroupRecord(wanted.peer_group, 0, wanted.key, client.device_id)
+            record = GroupRecord(wanted.peer_group, 0, wanted.key, client.device_id, self._today())
         if not _is_proved(client, record, wanted.proof):
             return Refusal(Code.WRONG_PROOF)
         if group is None and (
@@ -234,13 +248,18 @@ class Groups:
                 client.tell(GroupEpoch(record.group, record.epoch, record.key, wanted.request))
             else:
                 if record.group not in self._groups:
-                    self._count -= 1
-                    self._made -= Counter([record.maker])
+                    self._count_less(record)
                 client.refuse(Refusal(Code.NOT_KEPT), wanted)
             for other, others_wish in waiting:
                 self._create(other, others_wish)
 
         self._store.put_group(record, written)
+
+    def _count_less(self, record: GroupRecord) -> None:
+        self._count -= 1
+        self._made[record.maker] -= 1
+        if not self._made[record.maker]:
+            del self._made[record.maker]
 
     def _put_in_force(self, record: GroupRecord, mover: Member) -> None:
         group = self._groups.get(record.group)
@@ -257,6 +276,51 @@ class Groups:
         for membership in were_here:
             if membership.client is not mover:
                 membership.client.tell(GroupEpoch(record.group, record.epoch, record.key))
+
+    # Forgetting what nobody uses.
+
+    def _today(self) -> int:
+        return int(self._wall() // DAY_SECONDS)
+
+    def _note_use(self, group: _Group) -> None:
+        record, today = group.record, self._today()
+        if record.used < today:
+            group.record = record._replace(used=today)
+            self._store.note_use(record.group, today)
+
+    def _look_for_idle(self) -> None:
+        """Note which groups are in use, and forget those that have not been for too long."""
+        days = self._limits.group_idle_days
+        last = self._today() - days
+        idle = []
+        for group in self._groups.values():
+            record = group.record
+            if group.members:
+                self._note_use(group)
+            elif record.used <= last and not record.epoch and record.group not in self._writing:
+                idle.append(group)
+        if not (days and idle):
+            return
+        for group in idle:
+            # Whoever wants one of them makes it anew, and waits until this is done.
+            del self._groups[group.record.group]
+            self._writing[group.record.group] = deque()
+        asked = [group.record.group for group in idle]
+        self._store.forget_groups(asked, lambda gone: self._forgotten(idle, gone))
+
+    def _forgotten(self, idle: Sequence[_Group], gone: Sequence[bytes] | None) -> None:
+        are_gone = frozenset(gone or ())
+        for group in idle:
+            record = group.record
+            if record.group in are_gone:
+                self._counters.groups_forgotten += 1
+                self._count_less(record)
+            else:
+                # It has values, or the disk takes nothing: not to be asked again for a while.
+                group.record = record._replace(used=self._today())
+                self._groups[record.group] = group
+            for other, others_wish in self._writing.pop(record.group):
+                self._create(other, others_wish)
 
     # Coming and going.
 
@@ -300,6 +364,7 @@ class Groups:
             or len(client.memberships) >= limits.device_groups
         ):
             return False
+        self._note_use(group)
         record, device_id = group.record, client.device_id
         assert device_id is not None
         for other in group.members.values():

@@ -46,6 +46,8 @@ class Limits:
         group_members: how many members of a group may be here at once.
         device_groups: how many groups a device may have joined at once, and may have made.
         group_requests_per_minute: how often a device may create, join, leave and say I am here.
+        group_idle_days: after how many days a group is forgotten that nobody has joined, and that
+            never had a value; 0 for never.
         value_bytes: the largest value, before it is sealed.
         group_values: how many names with values a group may have.
         group_bytes: how much all sealed values of a group may take.
@@ -80,6 +82,7 @@ class Limits:
     group_members: int = 2000
     device_groups: int = 100
     group_requests_per_minute: int = 600
+    group_idle_days: int = 90
     value_bytes: int = MAX_VALUE_BYTES
     group_values: int = 10_000
     group_bytes: int = 16 * 1024 * 1024
@@ -142,6 +145,7 @@ _LEAST: dict[str, float] = {
     "group_members": 1,
     "device_groups": 1,
     "group_requests_per_minute": 1,
+    "group_idle_days": 0,
     "value_bytes": 0,
     "group_values": 0,
     "group_bytes": 0,

@@ -230,7 +230,7 @@ class RealmFactory(Factory):
     ) -> None:
         self.identity = identity
         store = store or MemoryStore()
-        self.realm = Realm(limits or Limits(), os.urandom, random.random, store=store)
+        self.realm = Realm(limits or Limits(), os.urandom, random.random, store=store, wall=wall)
         store.told = self.settle
         self.realm.values = Values(store, self.realm.limits, self.realm.counters, wall)
         self.now = reactor.seconds

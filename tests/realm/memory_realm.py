@@ -165,6 +165,7 @@ class MemoryRealm:
             random_fraction=lambda: 0.5,
             switchboard=self.switchboard,
             store=store,
+            wall=lambda: self.now,
         )
         self.core.values = Values(store, limits, self.core.counters, wall=lambda: self.now)
 

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple, Protocol
 Done = Callable[[bool], None]
 """Called with True once it is safe, with False when it is not and never will be."""
 
+Forgotten = Callable[[Sequence[bytes] | None], None]
+
 MAX_REVISION: Final = 2**42 - 1
 """Of a group's changes."""
 
@@ -29,12 +31,14 @@ class GroupRecord(NamedTuple):
         epoch: the number of its present epoch.
         key: the raw public key of that epoch.
         maker: the device ID of the device that has made it.
+        used: the day, since 1970, on which a device was last known to have joined it.
     """
 
     group: bytes
     epoch: int
     key: bytes
     maker: bytes
+    used: int = 0
 
 
 class Change(NamedTuple):
@@ -136,6 +140,12 @@ class Store(Protocol):
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""
+
+    def note_use(self, group: bytes, day: int) -> None:
+        """Keep a group's newest day of use, if that can be; nobody waits for it."""
+
+    def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
+        """Forget those groups that have never had a value; give these, or None when it failed."""
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group, an empty one when nothing is kept; None: it failed."""

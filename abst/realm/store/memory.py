@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from abst.packets import HASH_BYTES
@@ -10,6 +10,7 @@ from abst.realm.store.interface import (
     Addition,
     Change,
     Done,
+    Forgotten,
     GroupRecord,
     History,
     Outline,
@@ -51,6 +52,17 @@ class MemoryStore:
         """Keep a group, or its newer epoch."""
         self._groups[record.group] = record
         done(True)
+
+    def note_use(self, group: bytes, day: int) -> None:
+        """Keep a group's newest day of use."""
+        self._groups[group] = self._groups[group]._replace(used=day)
+
+    def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
+        """Forget those groups that have never had a value."""
+        forgotten = [group for group in groups if group not in self._kept]
+        for group in forgotten:
+            del self._groups[group]
+        done(forgotten)
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group."""

@@ -7,7 +7,7 @@ is asked for, the more goes into one commit, and nobody waits for more than two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,14 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from abst.realm.store.interface import Addition, Done, GroupRecord, History, Page
+from abst.realm.store.interface import (
+    Addition,
+    Done,
+    Forgotten,
+    GroupRecord,
+    History,
+    Page,
+)
 from abst.realm.store.tables import Tables
 
 MAX_BATCH: Final = 512
@@ -90,6 +97,14 @@ class SqliteStore:
             done(False)
             return
         self._ask(_Job(Tables.put_group, record, done, False))
+
+    def note_use(self, group: bytes, day: int) -> None:
+        """Keep a group's newest day of use, if that can be; nobody waits for it."""
+        self._ask(_Job(Tables.note_use, (group, day), _ignore, None))
+
+    def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
+        """Forget those groups that have never had a value; give these, or None when it failed."""
+        self._ask(_Job(Tables.forget_groups, groups, done, None))
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group, an empty one when nothing is kept; None: it failed."""
@@ -193,6 +208,10 @@ class SqliteStore:
             self._reactor.callFromThread(self._answer, batch, results, problem)
         tables.close()
         self._reactor.callFromThread(self._end)
+
+
+def _ignore(result: None) -> None:
+    """Take an answer that nobody waits for."""
 
 
 def _nothing(tables: Tables, argument: None) -> bool:

@@ -6,6 +6,7 @@ next ``commit``, and looks as if it had been done at once. One thread uses it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -32,7 +33,8 @@ CREATE TABLE peer_group (
     group_id BLOB PRIMARY KEY,
     epoch INTEGER NOT NULL,
     key BLOB NOT NULL,
-    maker BLOB NOT NULL
+    maker BLOB NOT NULL,
+    used INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE history (
     number INTEGER PRIMARY KEY,
@@ -74,8 +76,10 @@ _OUTLINES = (
 _CHANGES = (
     "SELECT position, facts, sealed FROM change WHERE position BETWEEN ? AND ? ORDER BY position"
 )
-_PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?)"
-_GROUPS = "SELECT group_id, epoch, key, maker FROM peer_group"
+_PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?, ?)"
+_GROUPS = "SELECT group_id, epoch, key, maker, used FROM peer_group"
+_USE = "UPDATE peer_group SET used = ? WHERE group_id = ?"
+_DROP_GROUP = "DELETE FROM peer_group WHERE group_id = ?"
 _SUM = "SELECT coalesce(sum(stored_bytes), 0) FROM history"
 
 
@@ -122,6 +126,17 @@ class Tables:
         """Keep a group, or its newer epoch."""
         self._database.write(_PUT_GROUP, record)
         return True
+
+    def note_use(self, asked: tuple[bytes, int]) -> None:
+        """Keep a group's newest day of use."""
+        group, day = asked
+        self._database.write(_USE, (day, group))
+
+    def forget_groups(self, groups: Sequence[bytes]) -> list[bytes]:
+        """Forget those groups that have never had a value; return them."""
+        forgotten = [group for group in groups if self._find(group) is None]
+        self._database.write_many(_DROP_GROUP, [(group,) for group in forgotten])
+        return forgotten
 
     def load(self, group: bytes) -> History:
         """Return the history of a group."""
