@@ -8,6 +8,8 @@ from typing import Final
 
 MAX_KEYS: Final = 100_000
 
+_NEW: Final = (0.0, 0.0)
+
 
 class Quota:
     """A bucket of tokens for each key.
@@ -20,11 +22,17 @@ class Quota:
     def __init__(self, burst: float, per_second: float) -> None:
         self._burst = burst
         self._per_second = per_second
-        # Least recently used first. A bucket that is full again need not be remembered.
+        # Least recently used first, but for those of one moment. A bucket that is full again need
+        # not be remembered.
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def take(self, key: Hashable, now: float) -> float:
         """Take a token; return 0.0 when there was one, else the seconds until there is."""
+        tokens, at = self._buckets.get(key, _NEW)
+        if at == now and tokens >= 1.0:
+            # Many of one moment: nothing has filled since, and nothing is to be forgotten.
+            self._buckets[key] = (tokens - 1.0, now)
+            return 0.0
         tokens, at = self._buckets.pop(key, (self._burst, now))
         tokens = min(self._burst, tokens + max(0.0, now - at) * self._per_second)
         wait = 0.0

@@ -38,6 +38,13 @@ class QuotaTests(TestCase):
             self.assertGreater(bucket.take("a", tenth / 10), 0.0)
         self.assertEqual(0.0, bucket.take("a", 1.0))
 
+    def test_many_at_one_moment_are_as_many_as_there_are(self) -> None:
+        """Also when others ask in between, and a clock went back before."""
+        bucket = Quota(3, 1.0)
+        bucket.take("a", 20.0)
+        waits = [bucket.take(key, 10.0) for key in "ababa"]
+        self.assertEqual([0.0, 0.0, 0.0, 0.0, 1.0], waits)
+
     def test_keys_do_not_share(self) -> None:
         bucket = Quota(1, 1.0)
         self.assertEqual([0.0, 0.0], [bucket.take("a", 0.0), bucket.take("b", 0.0)])
