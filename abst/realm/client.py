@@ -6,6 +6,7 @@ packets come and go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from abst.errors import Code
@@ -44,6 +45,9 @@ class GroupValues(Protocol):
 
     def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Answer one of the packets 8 to 12."""
+
+    def handle_all(self, client: Client, requests: Sequence[ValueRequest], now: float) -> None:
+        """Answer several that have come together, in their order."""
 
     def leave(self, client: Client, group: bytes) -> None:
         """Tell a device nothing more of a group: it has not joined it any more."""

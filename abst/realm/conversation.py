@@ -9,7 +9,6 @@ they come.
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -58,7 +57,7 @@ from abst.realm.refusal import Refusal
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
-from abst.realm.values.canonical import read_request
+from abst.realm.values.canonical import read_requests
 
 JOINED_WRITE_BYTES: Final = 16384
 """How much is joined into one write: a TLS record's most."""
@@ -115,7 +114,6 @@ class Realm:
         here: how many devices are here: their Hello was accepted, and they have not left.
         queued_bytes: how much waits for all devices together.
         store: what the realm keeps over restarts.
-        wall: returns the seconds since 1970, by which days are counted.
         values: what answers packets about the values of groups; None: they are unknown here.
     """
 
@@ -130,7 +128,6 @@ class Realm:
     here: int = 0
     queued_bytes: int = 0
     store: Store = field(default_factory=MemoryStore)
-    wall: Callable[[], float] = time.time
     values: GroupValues | None = None
     news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
     groups: Groups = field(init=False)
@@ -139,7 +136,7 @@ class Realm:
 
     def __post_init__(self) -> None:
         """Begin with the groups that the store has, with no pairing window open, and no circuit."""
-        self.groups = Groups(self.limits, self.store, self.counters, self.wall)
+        self.groups = Groups(self.limits, self.store, self.counters)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(
             self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
@@ -379,12 +376,15 @@ class Conversation:
     def deliver(self, run: bytes, count: int, source: Sender) -> Code | None:
         """Queue a run of packets for this device, or return why it does not fit."""
         realm = self._realm
-        if not self._outbox.add_run(run, count, source, self._room_bytes()):
+        outbox = self._outbox
+        if not outbox.data_bytes:
+            realm.touched.append(self)  # When something waits already, somebody has.
+        if not outbox.add_run(run, count, source, self._room_bytes()):
             return Code.QUEUE_FULL
-        realm.queued_bytes += len(run)
+        size = len(run)
+        realm.queued_bytes += size
         realm.counters.relayed_packets += count
-        realm.counters.relayed_bytes += len(run)
-        realm.touched.append(self)
+        realm.counters.relayed_bytes += size
         return None
 
     def _room_bytes(self) -> int:
@@ -443,10 +443,11 @@ class Conversation:
         """
         if self.state is not State.HERE:
             return True
+        if not self._outbox.data_bytes:
+            self._realm.touched.append(self)
         if not self._outbox.add_run(packet, 1, None, self._own_room_bytes()):
             return False
         self._realm.queued_bytes += len(packet)
-        self._realm.touched.append(self)
         return True
 
     def news(self) -> News:
@@ -493,11 +494,11 @@ class Conversation:
             elif self.state is State.HERE and data.startswith(self._message_head, position):
                 position = self._relay(data, position, now, len(self._message_head), self._publish)
             elif values is not None and self.state is State.HERE:
-                asked, position = read_request(data, position)
-                if asked is None:
-                    position = self._decode(data, position, now)
+                asked, position = read_requests(data, position)
+                if asked:
+                    values.handle_all(self, asked, now)
                 else:
-                    values.handle(self, asked, now)
+                    position = self._decode(data, position, now)
             else:
                 position = self._decode(data, position, now)
 

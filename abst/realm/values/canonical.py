@@ -30,6 +30,19 @@ _UINT_BYTES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _BIN_LENGTH_BYTES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
 
+def read_requests(data: bytes, begin: int) -> tuple[list[PutValue | GetValue], int]:
+    """Return the packets that begin in some bytes, as far as they need not be decoded.
+
+    And where the last of them ends.
+    """
+    found: list[PutValue | GetValue] = []
+    while True:
+        request, begin = read_request(data, begin)
+        if request is None:
+            return found, begin
+        found.append(request)
+
+
 def read_request(data: bytes, begin: int) -> tuple[PutValue | GetValue | None, int]:
     """Return the packet that begins in some bytes, and where it ends.
 

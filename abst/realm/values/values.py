@@ -29,7 +29,8 @@ from abst.realm.store.interface import (
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
 from abst.realm.values.groups import MAX_NAMES, Group, Groups
-from abst.realm.values.index import Entry, Index, Plan
+from abst.realm.values.index import PAGE_BYTES, ROW_BYTES, Entry, Index, Plan
+from abst.realm.values.recent import Recent
 
 SEALING_BYTES: Final = 2048
 """How much larger a sealed value may be than the value, and what a deletion may say."""
@@ -42,6 +43,31 @@ DELETIONS_SHARE: Final = 1 / 8
 
 MAX_SECONDS: Final = 2**40
 """A value with a longer time than this, 35000 years, is given this one."""
+
+
+MAX_GATHERED: Final = 128
+"""How many changes are given to the store as one."""
+
+
+class _Gathered:
+    """What goes to the store as one addition.
+
+    Attributes:
+        group: whose changes these are.
+        changes: in order.
+        asked: who has asked for which of them, by its revision.
+        forgotten: what need not be kept any more, as pairs of first and last revision.
+        floor: the new floor, or None when it stays.
+    """
+
+    __slots__ = ("asked", "changes", "floor", "forgotten", "group")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.changes: list[Change] = []
+        self.asked: list[tuple[Client, PutValue | DeleteValue, int]] = []
+        self.forgotten: list[tuple[int, int]] = []
+        self.floor: int | None = None
 
 
 class Values:
@@ -69,6 +95,9 @@ class Values:
         self._wall = wall
         self._groups = Groups(store, self._loaded, max_names)
         self._admission = Admission(limits)
+        self._recent = Recent()
+        # What was decided of one group since the store was last asked for anything.
+        self._gathered: _Gathered | None = None
         # Floors rise in steps: one for each change would cost more than the change.
         self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
         # From the clock on the wall to the one that deadlines are on.
@@ -89,8 +118,17 @@ class Values:
 
     def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Take a request."""
+        self.handle_all(client, (packet,), now)
+
+    def handle_all(self, client: Client, requests: Sequence[ValueRequest], now: float) -> None:
+        """Take requests that have come together, in their order."""
         self._offset = now - self._wall()
         self._now = now
+        for packet in requests:
+            self._admit(client, packet, now)
+        self._hand_over()
+
+    def _admit(self, client: Client, packet: ValueRequest, now: float) -> None:
         if not client.is_joined(packet.peer_group):
             self._refuse(client, packet, Code.NOT_JOINED)
             return
@@ -126,6 +164,7 @@ class Values:
             else:
                 self._expire(group, group.index)
                 self._groups.account(group)
+        self._hand_over()
 
     # What requests do.
 
@@ -142,6 +181,7 @@ class Values:
                 self._answer_refused(client, packet, Code.NOT_KEPT)
             else:
                 self._take(group, group.index, client, packet)
+        self._hand_over()
 
     def _take(self, group: Group, index: Index, client: Client, packet: ValueRequest) -> None:
         if index.next_due < math.inf:
@@ -190,12 +230,19 @@ class Values:
             answer = answers.found(packet.peer_group, packet.name, 0, None, packet.request)
             self._follow(group, client, packet, partial(self._answer_large, client, packet, answer))
             return
-        group.pending += 1
         revision = entry.revision
+        sealed = self._recent.find(packet.peer_group, packet.name, revision)
+        if sealed is not None:
+            say = partial(self._answer_found, client, packet, revision, sealed)
+            self._follow(group, client, packet, say)
+            return
+        self._hand_over()
+        group.pending += 1
         done = partial(self._got, group, client, packet)
         self._store.read(packet.peer_group, revision, revision, done)
 
     def _list(self, group: Group, index: Index, client: Client, packet: ListValues) -> None:
+        self._hand_over()
         plan = index.plan(packet.since)
         self._charge(client, len(plan.revisions))
         group.pending += 1
@@ -221,7 +268,7 @@ class Values:
         if index.next_due <= now:
             changes = index.expire(now)
             if changes:  # What was due has been replaced, as a rule.
-                self._add(group, index, changes, None, None)
+                self._add(group, index, changes)
 
     def _has_room(self, index: Index, entry: Entry | None, size: int) -> bool:
         limits = self._limits
@@ -251,61 +298,71 @@ class Values:
         group: Group,
         index: Index,
         changes: Sequence[Change],
-        client: Client | None,
-        packet: PutValue | DeleteValue | None,
+        client: Client | None = None,
+        packet: PutValue | DeleteValue | None = None,
     ) -> None:
         """Have the store keep changes; ``client`` is who has asked for them, or None."""
-        forgotten: Sequence[tuple[int, int]] = ()
-        floor = None
+        gathered = self._gathered
+        if gathered is None or gathered.group is not group:
+            self._hand_over()
+            gathered = self._gathered = _Gathered(group)
+            group.pending += 1
+        gathered.changes += changes
+        if client is not None and packet is not None:
+            gathered.asked.append((client, packet, changes[-1].revision))
         if index.revision - index.floor >= self._most_changes:
-            forgotten = index.forget(self._limits.group_changes)
-            floor = index.floor
-        group.pending += 1
+            gathered.forgotten += index.forget(self._limits.group_changes)
+            gathered.floor = index.floor
         self._groups.account(group)
-        addition = Addition(
-            group.group_id, changes, index.stored_bytes, index.take_emptied(), forgotten, floor
-        )
-        self._store.add(addition, partial(self._added, group, addition, client, packet))
+        if len(gathered.changes) >= MAX_GATHERED:
+            self._hand_over()
 
-    def _added(
-        self,
-        group: Group,
-        addition: Addition,
-        client: Client | None,
-        packet: PutValue | DeleteValue | None,
-        ok: bool,
-    ) -> None:
+    def _hand_over(self) -> None:
+        """Give the store what was gathered; before it is asked for anything else."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return
+        group = gathered.group
+        index = group.index
+        assert index is not None
+        addition = Addition(
+            group.group_id,
+            gathered.changes,
+            index.stored_bytes,
+            index.take_emptied(),
+            gathered.forgotten,
+            gathered.floor,
+        )
+        self._store.add(addition, partial(self._added, gathered, addition))
+
+    def _added(self, gathered: _Gathered, addition: Addition, ok: bool) -> None:
+        group = gathered.group
         group.pending -= 1
         if not ok:
             self._undo(group)
-        else:
-            newest = addition.changes[-1]
-            group.told_revision = newest.revision
-            group.told_head = newest.head
-            group.told_bytes = addition.stored_bytes
-            if group.watchers:
-                self._tell_watchers(group, addition.changes)
-        if client is None or packet is None:
+            for client, packet, _ in gathered.asked:
+                self._release(client, packet)
+                self._answer_refused(client, packet, Code.NOT_KEPT)
             return
-        self._release(client, packet)
-        if not ok:
-            self._answer_refused(client, packet, Code.NOT_KEPT)
-            return
-        self._answer(
-            client,
-            answers.changed(
-                packet.packet_id, packet.peer_group, group.told_revision, packet.request
-            ),
-        )
+        newest = addition.changes[-1]
+        group.told_revision = newest.revision
+        group.told_head = newest.head
+        group.told_bytes = addition.stored_bytes
+        for change in addition.changes:
+            self._recent.keep(group.group_id, change.name, change.revision, change.sealed)
+        if group.watchers:
+            self._tell_watchers(group, addition.changes)
+        for client, packet, revision in gathered.asked:
+            self._release(client, packet)
+            answer = answers.changed(packet.packet_id, packet.peer_group, revision, packet.request)
+            self._answer(client, answer)
 
     def _got(self, group: Group, client: Client, packet: GetValue, page: Page | None) -> None:
         if self._is_kept(group, client, packet, page is not None):
             assert page is not None
             (change,) = page.changes
-            answer = answers.found(
-                packet.peer_group, packet.name, change.revision, change.sealed, packet.request
-            )
-            self._answer_large(client, packet, answer)
+            self._recent.keep(packet.peer_group, packet.name, change.revision, change.sealed)
+            self._answer_found(client, packet, change.revision, change.sealed)
 
     def _listed(
         self, group: Group, client: Client, packet: ListValues, plan: Plan, page: Page | None
@@ -330,12 +387,13 @@ class Values:
         self, group: Group, client: Client, packet: ValueRequest, say: Callable[[], None]
     ) -> None:
         """Say something once what was decided before it is safe."""
+        if not group.pending:
+            self._release(client, packet)
+            say()
+            return
+        self._hand_over()
         group.pending += 1
-        done = partial(self._followed, group, client, packet, say)
-        if group.pending == 1:
-            done(True)
-        else:
-            self._store.follow(done)
+        self._store.follow(partial(self._followed, group, client, packet, say))
 
     def _follow_refused(
         self, group: Group, client: Client, packet: ValueRequest, code: Code
@@ -388,6 +446,12 @@ class Values:
         if not client.deliver_own(answer):
             client.close(Code.STALLED, "it does not read what it has asked for")
 
+    def _answer_found(
+        self, client: Client, packet: GetValue, revision: int, sealed: bytes | None
+    ) -> None:
+        answer = answers.found(packet.peer_group, packet.name, revision, sealed, packet.request)
+        self._answer_large(client, packet, answer)
+
     def _answer_large(self, client: Client, packet: ValueRequest, answer: bytes) -> None:
         if not client.deliver_own(answer):
             self._refuse(client, packet, Code.QUEUE_FULL)
@@ -414,6 +478,15 @@ def _is_revision(entry: Entry | None, wanted: int | None) -> bool:
     return entry is not None and entry.revision == wanted
 
 
-def _parts(changes: Sequence[Change]) -> list[Sequence[Change]]:
-    """Cut changes into as many as one packet holds; those of several have no values."""
-    return [changes[begin : begin + MAX_CHANGES] for begin in range(0, len(changes), MAX_CHANGES)]
+def _parts(changes: Sequence[Change]) -> list[list[Change]]:
+    """Cut changes into as many as one packet holds."""
+    parts: list[list[Change]] = []
+    used = 0
+    for change in changes:
+        size = ROW_BYTES + (0 if change.sealed is None else len(change.sealed))
+        if not parts or used + size > PAGE_BYTES or len(parts[-1]) == MAX_CHANGES:
+            parts.append([])
+            used = 0
+        parts[-1].append(change)
+        used += size
+    return parts

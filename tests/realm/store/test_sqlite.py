@@ -19,6 +19,7 @@ from abst.realm.limits import Limits
 from abst.realm.store.interface import CHANGE_BYTES, GroupRecord
 from abst.realm.store.sqlite import MAX_GATHERED, SqliteStore, _Job
 from abst.realm.store.tables import KIND, Tables
+from abst.realm.values.recent import MAX_SMALL_BYTES
 from abst.realm.values.values import Values
 from tests.realm.values.stage import GROUPS, NAMES, Device, Turns
 
@@ -75,24 +76,6 @@ class FileTests(StoreCase):
         self.close(store)  # Which does what has been asked for.
         self.assertEqual([True] * 3, kept)
         self.assertEqual({newer, other}, set(self.open().groups()))
-
-    def test_groups_without_values_are_forgotten_and_days_are_kept(self) -> None:
-        store = self.open()
-        records = [RECORD._replace(group=bytes(group)) for group in GROUPS]
-        done: list[object] = []
-        for record in records:
-            store.put_group(record, done.append)
-        values = Values(store, Limits(), Counters(), lambda: 1000.0)
-        values.handle(Device(), PutValue(GROUP, NAMES[0], b""), 0.0)
-        self.settle(store)
-        store.note_use(GROUP, 7)
-        store.forget_groups([GROUP, bytes(GROUPS[1])], done.append)
-        self.close(store)
-        self.assertEqual([bytes(GROUPS[1])], done[-1])
-        self.assertEqual(
-            {RECORD._replace(used=7), records[2]},
-            set(self.open().groups()),
-        )
 
     def test_nothing_is_done_after_the_end(self) -> None:
         store = self.open()
@@ -244,7 +227,8 @@ class FullDiskTests(StoreCase):
             self.assertEqual([(1, name, value)], [(row[0], row[1], row[3]) for row in page.changes])
 
     def test_what_cannot_be_read_is_said(self) -> None:
-        self.ask(self.alice, PutValue(GROUP, NAMES[0], b"first"))
+        large = bytes(MAX_SMALL_BYTES + 1)  # What is small need not be read.
+        self.ask(self.alice, PutValue(GROUP, NAMES[0], large))
         self.run_sql(self.store, "ALTER TABLE change RENAME TO lost")
         (answer,) = self.ask(self.alice, GetValue(GROUP, NAMES[0], 3))
         assert isinstance(answer, Error)
@@ -254,7 +238,7 @@ class FullDiskTests(StoreCase):
         self.assertEqual(Code.NOT_KEPT, answer.code)
         self.run_sql(self.store, "ALTER TABLE lost RENAME TO change")
         (answer,) = self.ask(self.alice, GetValue(GROUP, NAMES[0]))
-        self.assertEqual(ValueFound(GROUP, NAMES[0], 1, b"first"), answer)
+        self.assertEqual(ValueFound(GROUP, NAMES[0], 1, large), answer)
 
 
 class CommitTests(StoreCase):

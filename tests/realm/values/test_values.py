@@ -31,7 +31,8 @@ from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
 from abst.realm.values.groups import MAX_LOADS, Groups
-from abst.realm.values.values import Values
+from abst.realm.values.recent import RECENT_BYTES, Recent
+from abst.realm.values.values import MAX_GATHERED, Values
 from tests.realm.values.stage import GROUPS, NAMES, Device
 
 GROUP = bytes(GROUPS[0])
@@ -50,6 +51,9 @@ class HeldStore(MemoryStore):
 
     def follow(self, done: Any) -> None:
         self.held.append(lambda: MemoryStore.follow(self, done))
+
+    def read(self, group: bytes, first: int, last: int, done: Any) -> None:
+        self.held.append(lambda: MemoryStore.read(self, group, first, last, done))
 
     def release(self) -> None:
         while self.held:
@@ -560,3 +564,131 @@ class AnswerTests(SynchronousTestCase):
             more=True,
         )
         self.assertLessEqual(len(page), packets.MAX_VALUE_PACKET_BYTES)
+
+
+class TogetherTests(ValuesCase):
+    """Requests that have come together."""
+
+    def test_changes_that_come_together_are_told_together(self) -> None:
+        """A watcher gets one packet of them, if they fit one, before anybody is answered."""
+        self.make()
+        self.ask(WatchValues(GROUP))
+        self.alice.take()
+        sizes = (10, 20, 60_000, 30_000, 30_000, 10)
+        puts = [PutValue(GROUP, NAMES[0], bytes(size), request=size) for size in sizes]
+        self.values.handle_all(self.alice, puts, 0.0)
+        *news, a, b, c, d, e, f = self.alice.take()
+        self.assertEqual([ValuePut(GROUP, n + 1, sizes[n]) for n in range(6)], [a, b, c, d, e, f])
+        told = []
+        for packet in news:
+            assert isinstance(packet, ValueChanges)
+            told.append([(change[0], len(change[3])) for change in packet.changes])
+            self.assertEqual(packet.revision, packet.changes[-1][0])
+        self.assertEqual(
+            [[(1, 10), (2, 20), (3, 60_000)], [(4, 30_000), (5, 30_000), (6, 10)]], told
+        )
+
+    def test_changes_that_come_together_are_kept_together(self) -> None:
+        """Those of one group are one addition; what is asked in between sees those before it."""
+        store = HeldStore()
+        self.make(store)
+        self.values.handle(self.alice, PutValue(GROUP, NAMES[7], b"x"), 0.0)
+        self.values.handle(self.alice, PutValue(OTHER, NAMES[7], b"x"), 0.0)
+        store.release()
+        self.alice.take()
+        first, second = (
+            [PutValue(group, name, b"y") for name in NAMES] for group in (GROUP, OTHER)
+        )
+        self.values.handle_all(self.alice, [*first, *second, GetValue(OTHER, NAMES[0])], 0.0)
+        self.assertEqual(3, len(store.held))
+        self.assertEqual([], self.alice.take())
+        store.release()
+        self.assertEqual(
+            [
+                *(ValuePut(GROUP, revision) for revision in range(2, 10)),
+                *(ValuePut(OTHER, revision) for revision in range(2, 10)),
+                ValueFound(OTHER, NAMES[0], 2, b"y"),
+            ],
+            self.alice.take(),
+        )
+
+    def test_one_addition_is_bounded(self) -> None:
+        store = HeldStore()
+        self.make(store)
+        self.put()
+        store.release()
+        puts = [PutValue(GROUP, NAMES[0], b"x")] * (MAX_GATHERED + 1)
+        self.values.handle_all(self.alice, puts, 0.0)
+        self.assertEqual(2, len(store.held))
+
+    def test_what_is_not_kept_is_refused_to_all_who_asked(self) -> None:
+        class Full(MemoryStore):
+            def add(self, addition: Any, done: Any) -> None:
+                done(False)
+
+        self.make(Full())
+        puts = [PutValue(GROUP, name, b"x", request=number) for number, name in enumerate(NAMES)]
+        self.values.handle_all(self.alice, puts, 0.0)
+        refused: list[Any] = list(self.alice.take())
+        self.assertEqual([str(Code.NOT_KEPT)] * 8, [error.code for error in refused])
+        self.assertEqual(list(range(8)), [error.request for error in refused])
+
+
+class ReadStore(MemoryStore):
+    """A store that counts how often it is read."""
+
+    reads = 0
+
+    def read(self, group: bytes, first: int, last: int, done: Any) -> None:
+        self.reads += 1
+        super().read(group, first, last, done)
+
+
+class RecentTests(ValuesCase):
+    """What is in memory is not asked of the disk."""
+
+    def found(self, name: int = 0) -> bytes | None:
+        self.ask(GetValue(GROUP, NAMES[name]))
+        (answer,) = self.alice.take()
+        assert isinstance(answer, ValueFound)
+        return answer.value
+
+    def test_a_small_value_is_not_read_and_a_large_one_is(self) -> None:
+        store = ReadStore()
+        self.make(store)
+        for size, reads in ((1024, 0), (1025, 1), (10, 1)):
+            self.put(size=size)
+            self.alice.take()
+            self.assertEqual((bytes(size), reads), (self.found(), store.reads))
+
+    def test_what_was_read_is_not_read_again(self) -> None:
+        self.make(ReadStore())
+        self.put(size=5)
+        store = self.store
+        self.make(store)
+        for _ in range(2):
+            self.assertEqual(bytes(5), self.found())
+        self.assertEqual(1, store.reads)  # type: ignore[attr-defined]
+
+    def test_a_value_whose_time_is_over_is_not_found(self) -> None:
+        self.make()
+        self.put(seconds=5)
+        self.alice.take()
+        self.assertEqual(bytes(10), self.found())
+        self.wall += 6
+        self.assertIsNone(self.found())
+
+    def test_they_are_bounded_and_the_latest_stay(self) -> None:
+        each = RECENT_BYTES + 100
+        recent = Recent(3 * each)
+        for number in range(3):
+            recent.keep(GROUP, NAMES[number], 1, bytes(100))
+        recent.keep(GROUP, NAMES[2], 2, bytes(100))
+        self.assertEqual(bytes(100), recent.find(GROUP, NAMES[0], 1))
+        recent.keep(GROUP, NAMES[3], 1, bytes(100))
+        found = [recent.find(GROUP, name, 1) is not None for name in NAMES[:4]]
+        # The second was not asked for, and of the third there is a newer change.
+        self.assertEqual(([True, False, False, True], 3), (found, len(recent)))
+        recent.keep(GROUP, NAMES[3], 2, bytes(2000))
+        self.assertIsNone(recent.find(GROUP, NAMES[3], 1))
+        self.assertEqual(2, len(recent))
