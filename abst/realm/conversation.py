@@ -9,6 +9,7 @@ they come.
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -114,6 +115,7 @@ class Realm:
         here: how many devices are here: their Hello was accepted, and they have not left.
         queued_bytes: how much waits for all devices together.
         store: what the realm keeps over restarts.
+        wall: returns the seconds since 1970, by which days are counted.
         values: what answers packets about the values of groups; None: they are unknown here.
     """
 
@@ -128,6 +130,7 @@ class Realm:
     here: int = 0
     queued_bytes: int = 0
     store: Store = field(default_factory=MemoryStore)
+    wall: Callable[[], float] = time.time
     values: GroupValues | None = None
     news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
     groups: Groups = field(init=False)
@@ -136,7 +139,7 @@ class Realm:
 
     def __post_init__(self) -> None:
         """Begin with the groups that the store has, with no pairing window open, and no circuit."""
-        self.groups = Groups(self.limits, self.store, self.counters)
+        self.groups = Groups(self.limits, self.store, self.counters, self.wall)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(
             self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines

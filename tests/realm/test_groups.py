@@ -32,11 +32,11 @@ from abst.packets import (
 )
 from abst.realm.client import Client, ValueRequest
 from abst.realm.conversation import OWN_ROOM_BYTES
-from abst.realm.groups import MAX_WAITING_MOVES
+from abst.realm.groups import DAY_SECONDS, MAX_WAITING_MOVES
 from abst.realm.limits import Limits
 from abst.realm.news import MAX_WAITING_ANSWERS
 from abst.realm.outbox import MAX_CONTROL_BYTES
-from abst.realm.store.interface import GroupRecord, Store
+from abst.realm.store.interface import Forgotten, GroupRecord, Store
 from abst.realm.store.memory import MemoryStore
 from tests.realm.group_members import Keys, SlowStore, device_of, members, message, nonce_of
 from tests.realm.memory_realm import ALICE, BOB, CAROL, NOBODY, Line, MemoryRealm, send
@@ -788,6 +788,125 @@ class MessageTests(GroupsTestCase):
 
     def joined(self, error: Error) -> tuple[int | None, bytes | None, bytes | None, int | None]:
         return error.about, error.peer_group, error.target_device, error.dropped
+
+
+class IdleTests(GroupsTestCase):
+    """What becomes of groups that nobody uses."""
+
+    limits = Limits(groups=2, group_idle_days=3, silence_seconds=86400)
+
+    def later(self, days: float) -> None:
+        """Let days go by in which nobody is here, and have all come back."""
+        self.realm.advance(days * DAY_SECONDS)
+        self.alice, self.bob, self.carol = map(self.realm.join, (ALICE, BOB, CAROL))
+
+    def look(self) -> list[bytes]:
+        """Have the realm look at its groups; return those that it has still."""
+        self.carol.send(HereInGroup(NOBODY))
+        self.assertEqual([Code.NOT_JOINED], self.carol.take_codes())
+        return [record.group for record in self.store.groups()]
+
+    def test_a_group_that_nobody_has_joined_is_forgotten_and_made_again(self) -> None:
+        self.create()
+        self.later(2)
+        self.assertEqual([GROUP], self.look())
+        self.later(1)
+        self.assertEqual([], self.look())
+        self.assertEqual(1, self.realm.core.counters.groups_forgotten)
+        self.assert_refused(self.bob, Code.NO_GROUP, KEYS.join(self.bob))
+        self.bob.send(KEYS.create(self.bob))
+        self.bob.take()
+        self.join(self.bob, self.alice)
+        # It takes no room meanwhile, neither of all nor of who has made it.
+        self.create(OTHER)
+        self.later(3)
+        self.look()
+        for name in (b"1", b"2"):
+            self.create(Keys(name))
+
+    def test_who_joins_now_and_then_keeps_a_group(self) -> None:
+        self.create()
+        for _ in range(3):
+            self.later(2)
+            self.join(self.bob)
+        self.begin(self.store)  # It is known to a realm that is started again.
+        self.realm.now += 8 * DAY_SECONDS
+        self.assertEqual([GROUP], self.look())
+
+    def test_who_stays_for_days_keeps_a_group(self) -> None:
+        self.create()
+        self.join(self.bob)
+        for _ in range(5):
+            self.realm.now += DAY_SECONDS
+            self.look()
+        self.begin(self.store)
+        self.realm.now += 7 * DAY_SECONDS
+        self.assertEqual([GROUP], self.look())
+        self.realm.now += DAY_SECONDS
+        self.assertEqual([], self.look())
+
+    def test_what_somebody_could_miss_is_kept(self) -> None:
+        for keys in (KEYS, OTHER):
+            self.create(keys)
+            self.join(self.alice, keys=keys)
+        self.alice.send(OTHER.create(self.alice, 1))
+        self.alice.send(PutValue(GROUP, bytes(32), b"", seconds=1))
+        for _ in range(3):
+            self.later(100)
+            self.assertEqual({GROUP, OTHER.group}, set(self.look()))
+        self.join(self.bob)
+        self.join(self.bob, keys=OTHER, epoch=1)
+
+    def test_never_is_never(self) -> None:
+        self.limits = Limits(group_idle_days=0)
+        self.begin(self.store)
+        self.create()
+        self.later(10_000)
+        self.assertEqual([GROUP], self.look())
+
+    def test_a_disk_that_takes_nothing_forgets_nothing(self) -> None:
+        store = SlowForgetting()
+        self.store = store
+        self.begin(store)
+        self.create()
+        self.later(3)
+        self.look()
+        # Who wants it meanwhile waits until it is known what there is.
+        self.bob.send(KEYS.create(self.bob))
+        self.assertEqual([], self.bob.take())
+        store.answer(None)
+        self.realm.settle()
+        self.assertEqual([GroupEpoch(GROUP, 0, KEYS.public(0))], self.bob.take())
+        self.join(self.bob)
+        self.later(3)
+        self.look()
+        self.bob.send(KEYS.create(self.bob))
+        store.forget()
+        self.realm.settle()
+        self.assertEqual([GroupEpoch(GROUP, 0, KEYS.public(0))], self.bob.take())
+        self.assertEqual([BOB], [record.maker for record in store.groups()])
+
+    def test_a_clock_that_goes_back_forgets_nothing(self) -> None:
+        self.realm.now += 10_000 * DAY_SECONDS
+        self.begin_at(self.realm.now)
+        self.create()
+        self.begin_at(0.0)
+        self.assertEqual([GROUP], self.look())
+        self.join(self.bob)
+
+    def begin_at(self, now: float) -> None:
+        self.begin(self.store)
+        self.realm.now = now
+        self.alice, self.bob, self.carol = map(self.realm.join, (ALICE, BOB, CAROL))
+
+
+class SlowForgetting(MemoryStore):
+    """A store that forgets groups when the test says so."""
+
+    def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
+        """Forget groups later."""
+        self.answer = done
+        self.forget = lambda: MemoryStore.forget_groups(self, groups, done)
 
 
 class RateTests(GroupsTestCase):

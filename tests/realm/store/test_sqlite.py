@@ -77,6 +77,24 @@ class FileTests(StoreCase):
         self.assertEqual([True] * 3, kept)
         self.assertEqual({newer, other}, set(self.open().groups()))
 
+    def test_groups_without_values_are_forgotten_and_days_are_kept(self) -> None:
+        store = self.open()
+        records = [RECORD._replace(group=bytes(group)) for group in GROUPS]
+        done: list[object] = []
+        for record in records:
+            store.put_group(record, done.append)
+        values = Values(store, Limits(), Counters(), lambda: 1000.0)
+        values.handle(Device(), PutValue(GROUP, NAMES[0], b""), 0.0)
+        self.settle(store)
+        store.note_use(GROUP, 7)
+        store.forget_groups([GROUP, bytes(GROUPS[1])], done.append)
+        self.close(store)
+        self.assertEqual([bytes(GROUPS[1])], done[-1])
+        self.assertEqual(
+            {RECORD._replace(used=7), records[2]},
+            set(self.open().groups()),
+        )
+
     def test_nothing_is_done_after_the_end(self) -> None:
         store = self.open()
         self.close(store)
