@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -48,6 +48,7 @@ class Rewriting:
         self._mirror = mirror
         self._set = set_value
         self._is_working = False
+        self._pause: Deferred[None] | None = None
 
     def joined(self) -> None:
         """Go on with it, if it is this device's business."""
@@ -56,14 +57,21 @@ class Rewriting:
             self._is_working = True
             ensureDeferred(self._work()).addErrback(self._failed)
 
+    def parted(self) -> None:
+        """Wait until the group is joined again."""
+        if self._pause is not None:
+            self._pause.cancel()
+
     async def _work(self) -> None:
         try:
             await self._mirror.when_following()
             for hidden_name, _ in list(self._mirror.words()):
                 if await self._rewrite(hidden_name):
-                    await deferLater(self._owner.reactor, 1 / REWRITES_PER_SECOND, lambda: None)
+                    self._pause = deferLater(self._owner.reactor, 1 / REWRITES_PER_SECOND)
+                    await self._pause
         finally:
             self._is_working = False
+            self._pause = None
 
     async def _rewrite(self, hidden_name: bytes) -> bool:
         """Seal one value anew; False when that is not needed."""
@@ -83,5 +91,5 @@ class Rewriting:
 
     def _failed(self, failure: Any) -> None:
         # It goes on when the group is joined again.
-        if failure.check(AbstError) is None:
+        if failure.check(AbstError, CancelledError) is None:
             self.log.failure("values are not sealed anew", failure=failure)

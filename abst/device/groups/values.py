@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
 
 from abst.device.groups import sealed_values
@@ -222,6 +222,7 @@ class Values:
     def parted(self) -> None:
         """Wait until the group is joined again."""
         self._mirror.parted()
+        self._rewriting.parted()
 
     def told(self, packet: ValueChanges) -> None:
         """Take changes that the realm tells."""
@@ -312,7 +313,7 @@ class Values:
                 value = None if word is None else word.value
                 raise ValueConflictError(value, self._mirror.revision_of(hidden_name)) from None
             raise
-        except LocalProtocolError:
+        except (LocalProtocolError, CancelledError):
             history.give_up(digest)
             raise
         except PeerUnreachableError:
