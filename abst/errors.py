@@ -408,11 +408,13 @@ class DishonestRealmError(GroupError):
 
     Attributes:
         kind: one of ``rolled_back``, ``wrong_name``, ``broken_history``, ``forked``, ``forged``.
+        seen: what was seen, in words.
     """
 
     def __init__(self, kind: str, seen: str) -> None:
         super().__init__(f"the realm is not honest ({kind}): {seen}")
         self.kind = kind
+        self.seen = seen
 
 
 class DatabaseError(AbstError):

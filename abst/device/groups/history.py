@@ -15,7 +15,7 @@ from abst.device.groups.draft import BROKEN, Draft, OpenValue, forked, open_name
 from abst.device.groups.known import Known
 from abst.device.groups.leap import Leap
 from abst.device.groups.sealed_values import ValueWord
-from abst.errors import DishonestRealmError, LocalProtocolError
+from abst.errors import DishonestRealmError, GroupError, LocalProtocolError
 from abst.packets import ValueChanges, ValueFound, WatchingValues
 from abst.value_history import NO_HASH
 
@@ -118,12 +118,20 @@ class History:
 
         Raises:
             MissingEpochError: one is of an epoch whose key has not come; list again when it has.
+            GroupError: there are too many names.
         """
         self._check_newest(packet.revision, packet.head)
         accepted = Accepted([])
         if not self._is_ahead(packet):
             draft = Draft(self._known, self._awaited)
-            draft.take_all(packet.changes, packet.revision, open_value)
+            try:
+                draft.take_all(packet.changes, packet.revision, open_value)
+            except DishonestRealmError:
+                raise
+            except GroupError:
+                # The realm has told it as it should: it is this device that is behind now.
+                self._known.claim(packet.revision, packet.head)
+                raise
             self._check_end(draft, packet)
             self._adopt(draft)
             accepted = Accepted(draft.changes)

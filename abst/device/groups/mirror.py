@@ -80,7 +80,7 @@ class Mirror:
         changed: Callable[[Change, ValueWord | None], None],
     ) -> None:
         self.history = History(_snapshot(saved))
-        self.problem: DishonestRealmError | None = None
+        self.problem = _problem(saved)
         self.checked_at = saved.checked_at
         self.limits: dict[str, float] = {}
         self._owner = owner
@@ -173,10 +173,9 @@ class Mirror:
             return
         try:
             self._accepted(self.history.take_told(packet, self.open))
-        except MissingEpochError as problem:
-            self._lag(problem)
-        except DishonestRealmError as problem:
-            self.accuse(problem)
+        except AbstError as problem:
+            self._is_following = False
+            self._failed(Failure(problem))
         else:
             self._heard()
 
@@ -198,6 +197,7 @@ class Mirror:
         self.problem = problem
         self._is_following = False
         self._fail_waiting(problem)
+        self._owner.save_soon()
         self._owner.problem_seen(problem)
 
     def start_again(self) -> None:
@@ -227,7 +227,7 @@ class Mirror:
             if last is not None:
                 packed = msgpack.packb(list(last))
                 values.append(SavedValue(name, packed, self._sealed.get(name)))
-        saved.history = _packed(snapshot)
+        saved.history = _packed(snapshot, self.problem)
         saved.checked_at = self.checked_at
         store.put(saved)
         store.put_values(saved.group_id, values)
@@ -271,6 +271,8 @@ class Mirror:
             while self.history.is_behind:
                 since = self.history.next_since
                 listed = await link.ask(ListValues(group, since))
+                if self.problem is not None:
+                    raise self.problem  # Another member has shown meanwhile that the realm lies.
                 if not isinstance(listed, ValueChanges):
                     raise RemoteProtocolError(Code.MALFORMED, "the answer to List is another one")
                 self._accepted(self.history.take_listed(listed, since, self.open))
@@ -343,7 +345,7 @@ class Mirror:
         self._retry_call = None
 
 
-def _packed(snapshot: Snapshot) -> bytes:
+def _packed(snapshot: Snapshot, problem: DishonestRealmError | None) -> bytes:
     """Return a snapshot without its names and steps, which have rows of their own."""
     packed: bytes = msgpack.packb(
         {
@@ -354,9 +356,16 @@ def _packed(snapshot: Snapshot) -> bytes:
             "writers": snapshot.writers,
             "seen": snapshot.seen,
             "promised": snapshot.promised,
+            "problem": None if problem is None else [problem.kind, problem.seen],
         }
     )
     return packed
+
+
+def _problem(saved: SavedGroup) -> DishonestRealmError | None:
+    """Return how the realm was seen to lie, which nothing but a person's word makes up for."""
+    found = None if saved.history is None else codec.decode(saved.history).get("problem")
+    return None if found is None else DishonestRealmError(*found)
 
 
 def _snapshot(saved: SavedGroup) -> Snapshot | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from abst.database import Database
 from abst.device import Device
-from abst.device.groups import groups, offers, roster
+from abst.device.groups import draft, groups, history, offers, roster
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.networks import MAX_REALMS
@@ -16,8 +17,8 @@ from abst.device.groups.offers import Offer, OfferBook
 from abst.device.groups.roster import Roster
 from abst.device.groups.store import MIGRATION, SqliteGroupStore
 from abst.device.peers import PeerBook
-from abst.errors import AbstError, DatabaseError, GroupError
-from abst.packets import GiveGroup
+from abst.errors import AbstError, DatabaseError, DishonestRealmError, GroupError
+from abst.packets import GiveGroup, ListValues, Packet, WatchingValues
 from tests.device.groups.houses import seed
 from tests.device.groups.rosters import DEVICES, KEYS
 from tests.device.groups.stage import GroupTestCase
@@ -331,3 +332,88 @@ class PeersTests(GroupTestCase):
         network.roster_changed()
         self.network.settle()
         self.assertEqual(5, len(peers))
+
+
+class ValueTests(GroupTestCase):
+    def test_what_a_realm_was_caught_with_is_remembered_until_a_person_believes_it(self) -> None:
+        store = self.store()
+        alice = self.device("alice", group_store=store)
+        (ours,) = self.group(alice)
+        self.result(ours.values.set("light", b"on"))
+        ours.values.seen_by(DEVICES[0].device_id, 1, bytes(32))
+        self.network.advance(2)
+        self.network.kill(alice)
+        alice = self.device("alice", identity=alice.identity, group_store=store)
+        self.network.advance(5)
+        again = self.of(alice, ours)
+        problem = again.values.problem
+        assert problem is not None
+        self.assertEqual(str(ours.values.problem), str(problem))
+        self.failureResultOf(again.values.set("light", b"off"), DishonestRealmError)
+        again.values.start_again()
+        self.result(again.values.set("light", b"off"))
+        self.network.advance(2)
+        self.network.kill(alice)
+        alice = self.device("alice", identity=alice.identity, group_store=store)
+        self.network.advance(5)
+        self.assertIsNone(self.of(alice, ours).values.problem)
+
+    def test_nothing_is_taken_from_a_realm_that_is_caught_while_it_answers(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        self.result(ours.values.set("light", b"on"))
+        (link,) = bob.links_up()
+        answers: list[Deferred[Any]] = []
+
+        def held(packet: Packet) -> Deferred[Any]:
+            answers.append(Deferred())
+            return answers[-1]
+
+        bobs.values.parted()
+        self.result(ours.values.set("light", b"off"))
+        ask, link.ask = link.ask, held  # type: ignore[method-assign]
+        bobs.values.joined(link, {})
+        group = bytes(ours.group_id)
+        listed = self.result(ask(ListValues(group, 1)))
+        answers[0].callback(WatchingValues(group, listed.revision, listed.head))
+        bobs.values.seen_by(alice.device_id, 1, bytes(32))
+        answers[1].callback(listed)
+        self.assertEqual(1, bobs.values.checked()[0])
+
+    def test_more_names_than_a_device_keeps(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        self.result(bobs.values.set("a", b"1"))
+        self.patch(draft, "MAX_NAMES", 1)
+        self.assertEqual(2, self.result(ours.values.set("b", b"2")))
+        self.assertRaises(GroupError, self.result, ours.values.set("c", b"3"), 10)
+        self.assertIsNone(ours.values.problem)
+        bobs.send(b"goes on")
+        self.network.settle()
+        self.assertEqual([b"goes on"], self.diary(ours).messages)
+        self.patch(draft, "MAX_NAMES", 100)
+        self.network.advance(10)
+        self.result(ours.values.set("d", b"4"))
+        self.assertEqual(3, len(self.result(ours.values.items())))
+
+    def test_puts_that_nobody_waits_for_use_nothing_up(self) -> None:
+        self.patch(history, "MAX_AWAITED", 3)
+        (alice,) = self.house("alice")
+        (ours,) = self.group(alice)
+        for _ in range(5):
+            setting = ours.values.set("light", b"on")
+            setting.cancel()
+            self.failureResultOf(setting, CancelledError)
+        self.result(ours.values.set("light", b"off"))
+
+    def test_nothing_is_sealed_anew_once_the_device_has_stopped(self) -> None:
+        (alice,) = self.house("alice")
+        (ours,) = self.group(alice)
+        for number in range(3):
+            self.result(ours.values.set(f"light/{number}", b"on"))
+        moved = ours.rotate()
+        self.network.settle()
+        self.successResultOf(moved)
+        alice.stopService()
+        self.network.settle()
+        self.assertEqual([], self.network.clock.getDelayedCalls())
