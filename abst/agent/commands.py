@@ -162,6 +162,7 @@ class Commands:
     async def forget(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Stop trusting a device."""
         peer = self._find(arguments)
+        self._groups.check_in_no_network(peer)
         self._device.forget(peer.device_id)
         return _named(peer)
 

@@ -87,6 +87,19 @@ class GroupCommands:
             if group is not None
         ]
 
+    def check_in_no_network(self, peer: Peer) -> None:
+        """Make sure that a peer is in no network with this device, which would introduce it again.
+
+        Raises:
+            GroupError: it is in one; the text says what to do.
+        """
+        for network in self.networks_of(peer):
+            name = network["network"]
+            raise GroupError(
+                f"{peer} is in the network {name}: 'abst network remove {name} {peer}' has all "
+                f"members forget it, 'abst network leave {name}' takes this device out"
+            )
+
     def check_unused(self, realm: RealmAddress) -> None:
         """Make sure that no group is at a realm.
 

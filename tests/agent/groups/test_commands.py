@@ -270,6 +270,8 @@ class NetworkTests(MemoryAgentTestCase):
             [{"network": "home", "group_id": group_id}], bob.groups.networks_of(introduced)
         )
         self.assertEqual({"groups": 0, "networks": 1, "offers": 0}, bob.groups.status())
+        error = self.assertRaises(AbstError, bob.groups.check_in_no_network, introduced)
+        self.assertIn("'abst network remove home carol'", str(error))
         # A group that carol offers has to wait at bob's: no person has paired the two.
         carol.ask("group_create", name="club")
         self.assertFalse(carol.ask("group_give", group="club", peer="bob")["accepted"])
