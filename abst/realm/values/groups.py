@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from abst.realm.client import Client, ValueRequest
@@ -23,6 +24,9 @@ MAX_NAMES: Final = 250_000
 MAX_LOADS: Final = 4
 """How many indexes may be on their way at once: each may be as large as a group gets, and who asks
 for those of many groups shall not have them all in memory."""
+
+MAX_DUE_GROUPS: Final = 8
+"""In so many groups values end at once; the others come next, so that requests come in between."""
 
 GROUP_NAMES: Final = 16
 """What an index takes beside its names, counted as names."""
@@ -157,8 +161,10 @@ class Groups:
         self.next_due = min(self.next_due, due)
 
     def take_due(self, now: float) -> list[Group]:
-        """Return the groups in which a value may be over at a time, in milliseconds."""
-        due = [group_id for group_id, at in self._dues.items() if at <= now]
+        """Return some groups in which a value may be over at a time, in milliseconds."""
+        due = list(
+            islice((group_id for group_id, at in self._dues.items() if at <= now), MAX_DUE_GROUPS)
+        )
         for group_id in due:
             del self._dues[group_id]
         self.next_due = min(self._dues.values(), default=math.inf)

@@ -27,6 +27,9 @@ To empty it at once would cost as much as to write it; this wastes less than the
 PAGE_BYTES: Final = MAX_VALUE_PACKET_BYTES - 512
 """How much the changes of one answer may take; the rest is the answer's own."""
 
+PAUSE_MILLISECONDS: Final = 100
+"""How long the rest waits when the times of very many values are over at once."""
+
 ROW_BYTES: Final = 96
 """What a change takes in a packet, beside its sealed value."""
 
@@ -154,15 +157,23 @@ class Index:
         return self._change(name, sealed, sha256(sealed).digest(), True, None)
 
     def expire(self, now: float) -> list[Change]:
-        """Make the changes for the values whose time is over at a time, in milliseconds."""
-        changes = []
+        """Make the changes for the values whose time is over at a time, in milliseconds.
+
+        Of very many only the first, as many as one packet tells, and the others a little later.
+        """
+        changes: list[Change] = []
         dues = self._dues
-        while dues and dues[0][0] <= now:
+        while dues and dues[0][0] <= now and len(changes) < MAX_CHANGES:
             _, revision, name = heapq.heappop(dues)
             entry = self._names.get(name)
             if entry is not None and entry.revision == revision:
                 changes.append(self._change(name, None, NO_HASH, False, None))
-        self.next_due = dues[0][0] if dues else math.inf
+        if not dues:
+            self.next_due = math.inf
+        elif dues[0][0] > now:
+            self.next_due = dues[0][0]
+        else:
+            self.next_due = now + PAUSE_MILLISECONDS
         return changes
 
     def take_emptied(self) -> list[int]:

@@ -155,7 +155,7 @@ class Values:
         return None if due == math.inf else due / 1000 + self._offset
 
     def handle_deadline(self, now: float) -> None:
-        """Drop the values whose time is over."""
+        """Drop the values whose time is over; of very many some, the others soon after."""
         wall = self._wall()
         self._offset = now - wall
         for group in self._groups.take_due(wall * 1000):

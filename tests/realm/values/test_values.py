@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst import codec, packets
+from abst.device_id import DeviceID
 from abst.errors import Code
 from abst.packets import (
     MAX_CHANGES,
@@ -30,7 +31,7 @@ from abst.realm.store.interface import CHANGE_BYTES, Change, History
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
-from abst.realm.values.groups import MAX_LOADS, Groups
+from abst.realm.values.groups import MAX_DUE_GROUPS, MAX_LOADS, Groups
 from abst.realm.values.recent import RECENT_BYTES, Recent
 from abst.realm.values.values import MAX_GATHERED, Values
 from tests.realm.values.stage import GROUPS, NAMES, Device
@@ -362,6 +363,12 @@ class OrderTests(ValuesCase):
         due = self.values.next_deadline()
         self.assertEqual(5.0, due)
         self.values.handle_deadline(5.0)
+        self.assertEqual(1, len(self.bob.received))  # Others have their turn in between.
+        due = self.values.next_deadline()
+        assert due is not None
+        self.assertAlmostEqual(5.1, due)
+        self.wall += 0.1
+        self.values.handle_deadline(5.1)
         pages = self.bob.take()
         sizes = []
         for page in pages:
@@ -369,6 +376,19 @@ class OrderTests(ValuesCase):
             sizes.append((len(page.changes), page.revision))
         self.assertEqual([(MAX_CHANGES, count + MAX_CHANGES), (10, 2 * count)], sizes)
         self.assertIsNone(self.values.next_deadline())
+
+    def test_times_of_many_groups_are_over_in_turns(self) -> None:
+        self.make()
+        groups = [bytes(DeviceID.of_key(b"%d" % number)) for number in range(2 * MAX_DUE_GROUPS)]
+        self.alice.joined.update(groups)
+        for group in groups:
+            self.put(group=group, seconds=5)
+        self.wall += 5
+        newest = []
+        while self.values.next_deadline() is not None:
+            self.values.handle_deadline(5.0)
+            newest.append(sum(self.values._groups.use(group).told_revision for group in groups))
+        self.assertEqual([3 * MAX_DUE_GROUPS, 4 * MAX_DUE_GROUPS], newest)
 
     def test_a_time_beyond_all_times_is_kept(self) -> None:
         self.make()
