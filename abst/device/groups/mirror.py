@@ -109,7 +109,7 @@ class Mirror:
 
     def words(self) -> Iterator[tuple[bytes, ValueWord]]:
         """Yield every name that has a value, as the realm sees it, and the word."""
-        for hidden_name in list(self._sealed):
+        for hidden_name in self.names():
             word = self.word(hidden_name)
             if word is not None:
                 yield hidden_name, word
@@ -119,9 +119,14 @@ class Mirror:
         last = self.history.last_change(hidden_name)
         return last.revision if last is not None and last.has_value else 0
 
-    def epoch_of(self, hidden_name: bytes) -> int:
-        """Return the epoch in which a name's value was sealed."""
-        return sealed_values.epoch_of(self._sealed[hidden_name])
+    def names(self) -> list[bytes]:
+        """Return every name that was put and not deleted, as the realm sees it."""
+        return list(self._sealed)
+
+    def epoch_of(self, hidden_name: bytes) -> int | None:
+        """Return the epoch in which a name's value was sealed, or None when it has none."""
+        sealed = self._sealed.get(hidden_name)
+        return None if sealed is None else sealed_values.epoch_of(sealed)
 
     @property
     def link(self) -> Link | None:

@@ -65,7 +65,7 @@ class Rewriting:
     async def _work(self) -> None:
         try:
             await self._mirror.when_following()
-            for hidden_name, _ in list(self._mirror.words()):
+            for hidden_name in self._mirror.names():
                 if await self._rewrite(hidden_name):
                     self._pause = deferLater(self._owner.reactor, 1 / REWRITES_PER_SECOND)
                     await self._pause
@@ -75,8 +75,10 @@ class Rewriting:
 
     async def _rewrite(self, hidden_name: bytes) -> bool:
         """Seal one value anew; False when that is not needed."""
+        if self._mirror.epoch_of(hidden_name) in (None, self._owner.keys.epoch):
+            return False
         word = self._mirror.word(hidden_name)
-        if word is None or self._mirror.epoch_of(hidden_name) == self._owner.keys.epoch:
+        if word is None:
             return False
         seconds = None
         if word.seconds is not None:
