@@ -386,7 +386,7 @@ class Groups:
             case sharing.KeysGiven():
                 group.take_keys(action.keys)
             case sharing.KeysRefused():
-                problem = GroupError(f"a member names other keys of {group} than those known here")
+                problem = GroupError("a member names other keys of the group than those known here")
                 group.problem_seen(problem)
             case sharing.Accepted():
                 self.offer_answered(group, action.device_id)

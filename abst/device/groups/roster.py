@@ -31,6 +31,7 @@ from abst.device.groups.entries import (
     sign_entry,
 )
 from abst.device.groups.view import NAME_KEY, NO, REALM_PREFIX, YES, Member, View, view_of
+from abst.device.peers import printable
 from abst.errors import GroupError, RemoteProtocolError
 from abst.packets import MAX_COUNT
 
@@ -90,8 +91,8 @@ class Roster:
         )
 
     def name(self) -> str:
-        """Return what the group is called; empty when nobody has said so."""
-        return self._current_view().value(NAME_KEY) or ""
+        """Return what the group is called, printable; empty when nobody has said so."""
+        return printable(self._current_view().value(NAME_KEY) or "").strip()
 
     def realms(self) -> tuple[str, ...]:
         """Return the addresses of the group's realms, sorted."""

@@ -21,6 +21,7 @@ from abst.device.groups.entries import (
     Setting,
     device_id_of,
 )
+from abst.device.peers import printable
 from abst.device_id import DeviceID
 
 NAME_KEY: Final = "name"
@@ -39,7 +40,7 @@ class Member:
     Attributes:
         device_id: its ID.
         public_key: its raw Ed25519 key, 32 bytes.
-        name: what it is called; may be empty.
+        name: what it is called, printable; may be empty.
         generation: how many times it has come.
     """
 
@@ -193,7 +194,7 @@ def _name(device: bytes, adds: list[Entry]) -> str:
         return ""
     statement = max(adds, key=weight).statement
     assert isinstance(statement, Add)
-    return statement.name
+    return printable(statement.name).strip()
 
 
 def _settings(entries: Iterable[Entry], counting: Iterable[Entry]) -> dict[str, Entry]:

@@ -417,3 +417,20 @@ class ValueTests(GroupTestCase):
         alice.stopService()
         self.network.settle()
         self.assertEqual([], self.network.clock.getDelayedCalls())
+
+
+class NameTests(GroupTestCase):
+    def test_no_name_that_a_member_gives_reaches_a_terminal_as_it_is(self) -> None:
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        ours.roster.set_name(alice.identity, "\x1b[2Jfamily\n")
+        ours.roster.rename(alice.identity, "\u202ealice")
+        ours.roster_changed()
+        self.network.settle()
+        self.assertEqual("[2Jfamily", str(bobs))
+        self.assertEqual(["alice", "bob"], [member.name for member in bobs.members()])
+        self.assertEqual(alice.device_id, bobs.find("alice").device_id)
+        ours.roster.set_name(alice.identity, "\n")
+        ours.roster_changed()
+        self.network.settle()
+        self.assertEqual(str(ours.group_id), str(bobs))
