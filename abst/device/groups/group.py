@@ -16,9 +16,10 @@ from abst.address import RealmAddress
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.membership import Membership
-from abst.device.groups.messages import OpenedMessage
+from abst.device.groups.messages import MessageRefusedError, OpenedMessage
 from abst.device.groups.messenger import Messenger
 from abst.device.groups.protocol import GroupProtocol
+from abst.device.groups.rarely import Rarely
 from abst.device.groups.roster import Roster
 from abst.device.groups.rotation import Rotation
 from abst.device.groups.store import GroupStore, SavedGroup, SavedReader
@@ -38,6 +39,12 @@ from abst.packets import (
 
 SAVE_SECONDS: Final = 1.0
 """How long it may take until it is on disk which messages and changes have been taken."""
+
+SEEK_SECONDS: Final = 10.0
+"""How often all members are looked for, whoever names an epoch that is not known here."""
+
+LOG_SECONDS: Final = 10.0
+"""How often it is logged that messages are refused: a realm can make up any number of them."""
 
 SAVE_AGAIN_SECONDS: Final = 30.0
 """How long it takes until a group that could not be stored is tried to be stored again."""
@@ -102,6 +109,8 @@ class Group:
         self._messenger = Messenger(self, saved.stream, saved.readers)
         self._link: Link | None = None
         self._save_call: Any = None
+        self._seeks = Rarely(owner.reactor, SEEK_SECONDS)
+        self._logs_refusals = Rarely(owner.reactor, LOG_SECONDS)
         self._is_over = False
         self.values = Values(self, saved)
 
@@ -321,7 +330,8 @@ class Group:
     def missing_epoch(self, epoch: int) -> None:
         """Look for a member that has the key of an epoch."""
         self._call(self.protocol.problemSeen, MissingEpochError(epoch))
-        self._owner.seek_members(self)
+        if self._seeks.is_time():
+            self._owner.seek_members(self)
 
     def joined(self, limits: dict[str, float]) -> None:
         """Send what has waited, and follow the values."""
@@ -357,7 +367,8 @@ class Group:
 
     def problem_seen(self, problem: AbstError) -> None:
         """Tell the application of something that is not as it should be."""
-        self.log.warn("a group: {problem}", problem=str(problem))
+        if not isinstance(problem, MessageRefusedError) or self._logs_refusals.is_time():
+            self.log.warn("a group: {problem}", problem=str(problem))
         self._call(self.protocol.problemSeen, problem)
 
     def made_epoch(self, epoch: int) -> bool:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from abst.database import Database
 from abst.device import Device
 from abst.device.groups import draft, groups, history, offers, roster
 from abst.device.groups.entries import raw_key_of
+from abst.device.groups.group import LOG_SECONDS, SEEK_SECONDS
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.networks import MAX_REALMS
 from abst.device.groups.offers import Offer, OfferBook
@@ -18,7 +21,7 @@ from abst.device.groups.roster import Roster
 from abst.device.groups.store import MIGRATION, SqliteGroupStore
 from abst.device.peers import PeerBook
 from abst.errors import AbstError, DatabaseError, DishonestRealmError, GroupError
-from abst.packets import GiveGroup, ListValues, Packet, WatchingValues
+from abst.packets import GiveGroup, GroupMessage, ListValues, Packet, WatchingValues
 from tests.device.groups.houses import seed
 from tests.device.groups.rosters import DEVICES, KEYS
 from tests.device.groups.stage import GroupTestCase
@@ -302,6 +305,42 @@ class BoundsTests(GroupTestCase):
         last = bytes(GroupKeys((seed(1),)).group_id)
         refused = GiveGroup("refused", last, code="offers_full")
         self.assertEqual([None, refused], fired)
+
+
+class FloodTests(GroupTestCase):
+    """What a realm can make up without any key."""
+
+    def flood(self, epoch: int, seconds: float) -> tuple[int, int]:
+        """Return how often a device has looked for others, and written to its log."""
+        alice, bob = self.house("alice", "bob")
+        ours, bobs = self.group(alice, bob)
+        sought: list[bytes] = []
+        logged: list[Any] = []
+
+        @implementer(ILogObserver)
+        def note(event: Any) -> None:
+            logged.append(event)
+
+        (link,) = bob.links_up()
+        self.patch(bob, "reach", sought.append)
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        group = bytes(ours.group_id)
+        forged = GroupMessage(bytes(alice.device_id), group, epoch.to_bytes(4, "big") + bytes(200))
+        for _ in range(100):
+            bob.group_told(link, group, forged)
+            self.network.advance(seconds / 100, step=1)
+        self.assertEqual(100, len(self.diary(bobs).problems))
+        self.assertEqual([], self.diary(bobs).messages)
+        return len(sought), len(logged)
+
+    def test_messages_of_epochs_that_never_were(self) -> None:
+        sought, _ = self.flood(900, 2 * SEEK_SECONDS)
+        self.assertIn(sought, (2, 3))
+
+    def test_messages_that_nobody_has_said(self) -> None:
+        _, logged = self.flood(0, 2 * LOG_SECONDS)
+        self.assertIn(logged, (2, 3))
 
 
 class PeersTests(GroupTestCase):
