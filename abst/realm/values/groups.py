@@ -28,6 +28,9 @@ for those of many groups shall not have them all in memory."""
 MAX_DUE_GROUPS: Final = 8
 """In so many groups values end at once; the others come next, so that requests come in between."""
 
+CHANGES_PER_NAME: Final = 64
+"""So many changes take what a name takes."""
+
 GROUP_NAMES: Final = 16
 """What an index takes beside its names, counted as names."""
 
@@ -140,7 +143,7 @@ class Groups:
         assert index is not None
         self.stored_bytes += index.stored_bytes - group.counted_bytes
         group.counted_bytes = index.stored_bytes
-        names = len(index) + GROUP_NAMES
+        names = len(index) + GROUP_NAMES + index.changes // CHANGES_PER_NAME
         if names != group.counted_names:
             self._names += names - group.counted_names
             group.counted_names = names

@@ -136,6 +136,11 @@ class Index:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def changes(self) -> int:
+        """How many changes are kept above the floor."""
+        return len(self._sizes)
+
     def find(self, name: bytes) -> Entry | None:
         """Return the last change of a name; None when there was none, or it is forgotten."""
         return self._names.get(name)

@@ -174,7 +174,7 @@ class Values:
         if group.index is not None:
             self._expire(group, group.index)
             if waiting:
-                self._charge(waiting[0][0], len(group.index))
+                self._charge(waiting[0][0], max(len(group.index), group.index.changes))
         for client, packet in waiting:
             if group.index is None:
                 self._release(client, packet)

@@ -31,7 +31,7 @@ from abst.realm.store.interface import CHANGE_BYTES, Change, History
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
-from abst.realm.values.groups import MAX_DUE_GROUPS, MAX_LOADS, Groups
+from abst.realm.values.groups import GROUP_NAMES, MAX_DUE_GROUPS, MAX_LOADS, Groups
 from abst.realm.values.recent import RECENT_BYTES, Recent
 from abst.realm.values.values import MAX_GATHERED, Values
 from tests.realm.values.stage import GROUPS, NAMES, Device
@@ -258,6 +258,19 @@ class RefusalTests(ValuesCase):
             self.ask(GetValue(GROUP, NAMES[0]))
         self.assertEqual([], self.alice.overtaking)
         self.ask(GetValue(GROUP, NAMES[0]))
+        self.assertIsInstance(self.alice.overtaking.pop(), Error)
+
+    def test_to_load_many_changes_of_few_names_counts_too(self) -> None:
+        self.make()
+        for number in range(640):
+            self.ask(PutValue(GROUP, NAMES[0], b""), now=float(number))
+        self.make(self.store, value_requests_per_second=100)
+        self.ask(GetValue(GROUP, NAMES[0]))
+        # They take room in memory, though there is but one name.
+        self.assertEqual(1 + GROUP_NAMES + 10, self.values._groups._groups[GROUP].counted_names)
+        for _ in range(100 - 1 - 10 + 1):
+            self.assertEqual([], self.alice.overtaking)
+            self.ask(GetValue(GROUP, NAMES[0]))
         self.assertIsInstance(self.alice.overtaking.pop(), Error)
 
     def test_a_device_may_wait_for_so_much(self) -> None:
