@@ -37,6 +37,10 @@ MAX_WAITING_MOVES: Final = 64
 """How many more may ask for a move of one group while one is being written to the disk."""
 WAITING_RETRY_SECONDS: Final = 1.0
 
+WRONG_PROOF_REQUESTS: Final = 10
+"""As how many requests one with a wrong proof counts: no other costs as much, and whoever has the
+key makes none."""
+
 DAY_SECONDS: Final = 86400
 LOOK_SECONDS: Final = 3600.0
 """How often it is looked which groups are in use, as long as somebody asks anything of groups."""
@@ -122,6 +126,7 @@ class Groups:
     ) -> None:
         self._limits = limits
         self._wall = wall
+        self._now = -math.inf
         self._look_at = -math.inf
         self._store = store
         self._counters = counters
@@ -141,6 +146,7 @@ class Groups:
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look_for_idle()
+        self._now = now
         wait = self._quota.take(client.device_id, now)
         if wait:
             client.refuse(Refusal(Code.RATE_LIMITED, round(wait, 1) + 0.1), wanted)
@@ -198,11 +204,16 @@ class Groups:
             return
         record = self._judge(client, wanted)
         if isinstance(record, Refusal):
-            client.refuse(record, wanted)
+            self._refuse(client, record, wanted)
         elif self._is_done(record):
             client.tell(GroupEpoch(record.group, record.epoch, record.key, wanted.request))
         else:
             self._write(client, wanted, record)
+
+    def _refuse(self, client: Member, refusal: Refusal, wanted: GroupRequest) -> None:
+        if refusal.code is Code.WRONG_PROOF:
+            self._quota.charge(client.device_id, WRONG_PROOF_REQUESTS - 1, self._now)
+        client.refuse(refusal, wanted)
 
     def _judge(self, client: Member, wanted: CreateGroup) -> GroupRecord | Refusal:
         """Return what the group is to be, or is already; or why it cannot be that."""
@@ -333,7 +344,7 @@ class Groups:
         if wanted.epoch != record.epoch:
             client.refuse(Refusal(Code.WRONG_EPOCH, epoch=record.epoch), wanted)
         elif not _is_proved(client, record, wanted.proof):
-            client.refuse(Refusal(Code.WRONG_PROOF), wanted)
+            self._refuse(client, Refusal(Code.WRONG_PROOF), wanted)
         elif client.is_joined(record.group) or self._count_in(group, client):
             client.owe_answer(record.group, wanted.request)
         else:

@@ -32,7 +32,7 @@ from abst.packets import (
 )
 from abst.realm.client import Client, ValueRequest
 from abst.realm.conversation import OWN_ROOM_BYTES
-from abst.realm.groups import DAY_SECONDS, MAX_WAITING_MOVES
+from abst.realm.groups import DAY_SECONDS, MAX_WAITING_MOVES, WRONG_PROOF_REQUESTS
 from abst.realm.limits import Limits
 from abst.realm.news import MAX_WAITING_ANSWERS
 from abst.realm.outbox import MAX_CONTROL_BYTES
@@ -911,6 +911,16 @@ class SlowForgetting(MemoryStore):
 
 class RateTests(GroupsTestCase):
     limits = Limits(group_requests_per_minute=4)
+
+    def test_wrong_proofs_are_soon_too_many(self) -> None:
+        self.limits = Limits(group_requests_per_minute=4 * WRONG_PROOF_REQUESTS)
+        self.begin(MemoryStore())
+        self.create()
+        wrong = JoinGroup(GROUP, 0, bytes(64))
+        for _ in range(4):
+            self.assert_refused(self.bob, Code.WRONG_PROOF, wrong)
+        self.assert_refused(self.bob, Code.RATE_LIMITED, wrong)
+        self.join(self.carol)
 
     def test_requests_are_counted_together(self) -> None:
         self.create()
