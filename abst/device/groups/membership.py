@@ -102,6 +102,7 @@ class Membership:
         self._link: Link | None = None
         self._is_working = False
         self._works_again = False
+        self._has_created = False
         self._retry_call: Any = None
         self._failures = 0
 
@@ -111,6 +112,7 @@ class Membership:
         """Join: the group's realm is connected."""
         self._link = link
         self._failures = 0
+        self._has_created = False
         self.work()
 
     def link_down(self) -> None:
@@ -217,6 +219,7 @@ class Membership:
         self.is_joined = True
         self.problem = None
         self._failures = 0
+        self._has_created = False
         self._owner.joined(dict(answer.limits or {}))
         for device_id in self._others(answer.devices):
             if device_id not in self.here:
@@ -227,7 +230,11 @@ class Membership:
         """Do what a refusal of Join calls for."""
         self.problem = refusal
         keys = self._owner.keys
-        if refusal.code == Code.NO_GROUP:
+        if self._has_created:
+            # It has taken the group, and does not know it: once more, and not at once.
+            self._has_created = False
+            self._retry_later(refusal.retry_after_seconds)
+        elif refusal.code == Code.NO_GROUP:
             # The first member makes it; and a realm that has lost its disk gets it again.
             await self._create(link, keys, 0)
         elif refusal.code == Code.WRONG_EPOCH and refusal.epoch is not None:
@@ -245,6 +252,7 @@ class Membership:
         """Make the group at the realm, or lead it to the epoch whose seed this device has."""
         for epoch in range(first, keys.epoch + 1):
             await link.ask(self._creation(link, keys.until(epoch)))
+        self._has_created = True
         self._works_again = True
 
     async def _move(self, link: Link) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
@@ -20,8 +20,24 @@ from abst.device.groups.offers import Offer, OfferBook
 from abst.device.groups.roster import Roster
 from abst.device.groups.store import MIGRATION, SqliteGroupStore
 from abst.device.peers import PeerBook
-from abst.errors import AbstError, DatabaseError, DishonestRealmError, GroupError
-from abst.packets import GiveGroup, GroupMessage, ListValues, Packet, WatchingValues
+from abst.errors import (
+    AbstError,
+    Code,
+    DatabaseError,
+    DishonestRealmError,
+    GroupError,
+    RealmRefusedError,
+)
+from abst.packets import (
+    CreateGroup,
+    GiveGroup,
+    GroupEpoch,
+    GroupMessage,
+    JoinGroup,
+    ListValues,
+    Packet,
+    WatchingValues,
+)
 from tests.device.groups.houses import seed
 from tests.device.groups.rosters import DEVICES, KEYS
 from tests.device.groups.stage import GroupTestCase
@@ -41,6 +57,26 @@ class RealmTests(GroupTestCase):
         ours.send(b"back")
         self.network.settle()
         self.assertEqual([b"back"], self.diary(bobs).messages)
+
+    def test_a_realm_that_takes_a_group_and_does_not_know_it_is_asked_now_and_then(self) -> None:
+        (alice,) = self.house("alice")
+        (link,) = alice.links_up()
+        asked: list[Packet] = []
+
+        def ask(packet: Packet) -> Deferred[Any]:
+            asked.append(packet)
+            if len(asked) > 50:
+                return Deferred()
+            if isinstance(packet, JoinGroup):
+                return fail(RealmRefusedError(Code.NO_GROUP))
+            assert isinstance(packet, CreateGroup)
+            return succeed(GroupEpoch(packet.peer_group, 0, packet.key))
+
+        self.patch(link, "ask", ask)
+        alice.groups.create("family", realm=self.network.realm.address)
+        self.assertEqual([JoinGroup, CreateGroup, JoinGroup], [type(packet) for packet in asked])
+        self.network.advance(30)
+        self.assertTrue(6 <= len(asked) <= 20, len(asked))
 
 
 class FullStore(SqliteGroupStore):
