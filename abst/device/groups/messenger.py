@@ -110,7 +110,11 @@ class Messenger:
         while self._waiting:
             content = self._waiting.popleft()
             self._waiting_bytes -= len(content)
-            self._send(link, content)
+            try:
+                self._send(link, content)
+            except AbstError as problem:
+                # This realm takes less than others, say. What else has waited is sent.
+                self._owner.problem_seen(problem)
 
     def parted(self) -> None:
         """Let what is sent from now on wait."""

@@ -38,6 +38,7 @@ from abst.packets import (
     Packet,
     WatchingValues,
 )
+from abst.realm.limits import Limits
 from tests.device.groups.houses import seed
 from tests.device.groups.rosters import DEVICES, KEYS
 from tests.device.groups.stage import GroupTestCase
@@ -77,6 +78,22 @@ class RealmTests(GroupTestCase):
         self.assertEqual([JoinGroup, CreateGroup, JoinGroup], [type(packet) for packet in asked])
         self.network.advance(30)
         self.assertTrue(6 <= len(asked) <= 20, len(asked))
+
+    def test_a_message_that_has_waited_and_is_too_long_for_the_realm(self) -> None:
+        small = self.network.add_realm(Limits(packet_bytes=8192))
+        alice, bob = self.house("alice", "bob")
+        ours = alice.groups.create("family", realm=small.address)
+        self.result(alice.groups.give(ours, bob.device_id))
+        bobs = self.of(bob, ours)
+        small.stop()
+        self.network.settle()
+        ours.send(bytes(9000))
+        ours.send(b"short")
+        small.start()
+        self.network.advance(70)
+        self.assertEqual([b"short"], self.diary(bobs).messages)
+        self.assertEqual(1, len(self.diary(ours).problems))
+        self.result(ours.values.set("light", b"on"))
 
 
 class FullStore(SqliteGroupStore):
