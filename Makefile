@@ -9,6 +9,7 @@
 PYTHON ?= python3
 TESTS ?= tests
 LAB ?= tests.lab
+DEB_TESTS ?= tests.deb
 TRIAL_FLAGS ?=
 BENCH_FLAGS ?=
 FILE ?=
@@ -25,12 +26,14 @@ CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
 # The benchmarks' own environments, and what they hold.
 OTHERS := .venv/crossbar/.others .venv/magic-wormhole/.others
+# Debian 13 root folders: one builds the packages, the other has what they depend on.
+DEB_ROOTS := .venv/debian-13-roots
 PACKAGES_crossbar := crossbar
 PACKAGES_magic-wormhole := magic-wormhole magic-wormhole-mailbox-server magic-wormhole-transit-relay
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-debian-13 soak lab check format bench wheel clean FORCE
+.PHONY: help venv demo test test-debian-13 soak lab check format bench wheel deb deb-test clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -93,6 +96,20 @@ wheel: $(LATEST)/.package ## a wheel in dist/
 	$(LATEST)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 \
 	    --wheel-dir dist $(LATEST)/source
 	@ls dist
+
+deb: ## Debian 13's packages in dist/, built in a Debian 13 of their own; as root
+	@echo "== packages"
+	debian/tools/make-root $(DEB_ROOTS)/build $$(debian/tools/build-depends) build-essential lintian
+	debian/tools/build $(DEB_ROOTS)/build dist
+
+deb-test: SET = latest
+deb-test: $(LATEST)/.test $(LATEST)/.package ## boot a Debian 13 with the packages of `make deb`; as root
+	@echo "== packages, installed"
+	@if tests/deb/boot --check; then \
+	    needed=$$(debian/tools/depends dist) && \
+	    debian/tools/make-root $(DEB_ROOTS)/service $$needed systemd-sysv iproute2 && \
+	    ABST_DEB=1 $(TRIAL) $(TRIAL_FLAGS) $(DEB_TESTS); \
+	else echo "== skipped: this machine cannot boot another one"; fi
 
 clean: ## remove everything that these commands made
 	rm -rf .venv build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
