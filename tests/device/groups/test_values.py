@@ -253,8 +253,9 @@ class LyingRealmTests(GroupTestCase):
         realm.values = Values(past, realm.limits, realm.counters, self.network.clock.seconds)
 
     def kept(self) -> Any:
-        """Return the changes that the realm keeps, by revision."""
+        """Return the changes that the realm keeps, by revision, and reads again when asked."""
         store: Any = self.network.realm.realm.store
+        self.serve(store)
         (kept,) = store._kept.values()
         return kept.changes
 
