@@ -214,9 +214,10 @@ class Sharing:
         """Begin to share a group whose offer was accepted, and which is stored and among ours."""
         offer = self._book.close(group_id)
         self._forget(group_id)
-        if offer is not None:
-            self._say(offer.device_id, [GiveGroup("accepted", group_id)])
         for device_id in self._talks:
+            # Another member may have offered it too, and was passed over.
+            if offer is not None and _are_in(self._groups[group_id], device_id):
+                self._say(device_id, [GiveGroup("accepted", group_id)])
             self._meet(group_id, device_id)
 
     def offer_refused(self, group_id: bytes, code: str = Refusal.NOT_WANTED) -> None:

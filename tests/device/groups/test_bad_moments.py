@@ -292,6 +292,23 @@ class OfferTests(GroupTestCase):
         bobs = self.of(bob, ours)
         self.assertEqual((1, True), (bobs.epoch, bobs.is_joined))
 
+    def test_two_members_who_offer_a_group_at_once_are_both_answered(self) -> None:
+        alice, bob, carol = self.house("alice", "bob", "carol")
+        network = alice.groups.create("home", realm=None, kind="network")
+        self.result(alice.groups.give(network, bob.device_id))
+        self.network.advance(2)
+        answer = self.factories["carol"].answer = Deferred()
+        gifts = [
+            alice.groups.give(network, carol.device_id),
+            bob.groups.give(self.of(bob, network), carol.device_id),
+        ]
+        self.network.advance(3)
+        answer.callback(True)
+        self.network.advance(5)
+        for given in gifts:
+            self.successResultOf(given)
+        self.assertEqual(1, len(self.factories["carol"].offers))
+
     def test_an_offer_of_a_device_that_is_not_trusted_any_more_is_not_taken(self) -> None:
         alice, bob = self.house("alice", "bob")
         answer = self.factories["bob"].answer = Deferred()
