@@ -67,6 +67,7 @@ PURE = (
     "abst.realm.pairing_windows",
     "abst.realm.quota",
     "abst.realm.rates",
+    "abst.realm.realm",
     "abst.realm.refusal",
     "abst.realm.store.interface",
     "abst.realm.store.memory",

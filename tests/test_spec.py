@@ -59,6 +59,7 @@ from abst.packets import (
 from abst.realm import circuits, conversation, drops, news, outbox
 from abst.realm.conversation import State
 from abst.realm.limits import Limits
+from abst.realm.realm import RESTART_SPREAD_CONNECTIONS_PER_SECOND
 from tests.realm.group_members import Keys, SlowStore, message
 from tests.realm.memory_realm import ALICE, BOB, NOBODY, Line, MemoryLeg, MemoryRealm, send
 
@@ -359,7 +360,7 @@ class RealmTests(TestCase):
             "different reports of drops that wait for one device": drops.MAX_REPORTED_TARGETS,
             "answers to Join that wait for one device": news.MAX_WAITING_ANSWERS,
             "connections told to come back in each second of a restart": (
-                conversation.RESTART_SPREAD_CONNECTIONS_PER_SECOND
+                RESTART_SPREAD_CONNECTIONS_PER_SECOND
             ),
             "seconds that a device waits for the first answer": realm_client.ANSWER_SECONDS,
             "heartbeats that a device misses before it gives up": realm_client.MISSED_HEARTBEATS,

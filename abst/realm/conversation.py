@@ -9,10 +9,8 @@ they come.
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from abst import codec, packets
 from abst.device_id import is_device_id
@@ -44,21 +42,17 @@ from abst.packets import (
     WindowFound,
     WindowOpened,
 )
-from abst.realm.circuits import Circuits, Seat
-from abst.realm.client import GroupValues
-from abst.realm.counters import Counters
-from abst.realm.deadlines import Deadlines
+from abst.realm.circuits import Seat
 from abst.realm.drops import Drops
-from abst.realm.groups import GroupRequest, Groups, Membership
-from abst.realm.limits import Limits
-from abst.realm.news import News, NewsEncoder
+from abst.realm.groups import GroupRequest, Membership
+from abst.realm.news import News
 from abst.realm.outbox import Outbox
-from abst.realm.pairing_windows import PairingWindows
 from abst.realm.refusal import Refusal
-from abst.realm.store.interface import Store
-from abst.realm.store.memory import MemoryStore
-from abst.realm.switchboard import MemorySwitchboard, Sender, Switchboard
+from abst.realm.switchboard import Sender
 from abst.realm.values.canonical import read_requests
+
+if TYPE_CHECKING:
+    from abst.realm.realm import Realm
 
 JOINED_WRITE_BYTES: Final = 16384
 """How much is joined into one write: a TLS record's most."""
@@ -75,7 +69,6 @@ the longest list of members fits behind it."""
 OWN_ROOM_BYTES: Final = 131072
 """How much of the realm's own may wait among the packets of other devices where these have used up
 what may wait: else whoever fills queues would have those cut off that watch values."""
-RESTART_SPREAD_CONNECTIONS_PER_SECOND: Final = 100.0
 
 # The canonical heads of the packets that are relayed: a map of four, packet_id, then the three keys
 # in order. What follows the second one's key is who shall get it.
@@ -101,79 +94,6 @@ class State(enum.Enum):
     AWAITING_HELLO = "awaiting Hello"
     HERE = "here"
     CLOSED = "closed"
-
-
-@dataclass
-class Realm:
-    """What all conversations of one realm share.
-
-    Attributes:
-        random_bytes: returns that many unpredictable bytes.
-        random_fraction: returns a number in [0, 1).
-        touched: conversations that have something to write, or are to be closed; the adapter
-            empties the list after every call.
-        here: how many devices are here: their Hello was accepted, and they have not left.
-        queued_bytes: how much waits for all devices together.
-        store: what the realm keeps over restarts.
-        wall: returns the seconds since 1970, by which days are counted.
-        values: what answers packets about the values of groups; None: they are unknown here.
-    """
-
-    limits: Limits
-    random_bytes: Callable[[int], bytes]
-    random_fraction: Callable[[], float]
-    switchboard: Switchboard = field(default_factory=MemorySwitchboard)
-    counters: Counters = field(default_factory=Counters)
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    conversations: set[Conversation] = field(default_factory=set)
-    touched: list[Conversation] = field(default_factory=list)
-    here: int = 0
-    queued_bytes: int = 0
-    store: Store = field(default_factory=MemoryStore)
-    wall: Callable[[], float] = time.time
-    values: GroupValues | None = None
-    news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
-    groups: Groups = field(init=False)
-    windows: PairingWindows = field(init=False)
-    circuits: Circuits = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin with the groups that the store has, with no pairing window open, and no circuit."""
-        self.groups = Groups(self.limits, self.store, self.counters, self.wall)
-        self.windows = PairingWindows(self.limits, self.random_fraction)
-        self.circuits = Circuits(
-            self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
-        )
-
-    def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
-        """Return the conversation of a connection that has just been made."""
-        conversation = Conversation(self, observed_address, now)
-        self.conversations.add(conversation)
-        self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_hello)
-        return conversation
-
-    def next_deadline(self) -> float | None:
-        """Return when ``handle_deadline`` wants to be called, or None."""
-        due = self.deadlines.next()
-        value_due = None if self.values is None else self.values.next_deadline()
-        if due is None or value_due is None:
-            return value_due if due is None else due
-        return min(due, value_due)
-
-    def handle_deadline(self, now: float) -> None:
-        """Close what was silent or did not read for too long; drop values whose time is over."""
-        self.deadlines.run_due(now)
-        if self.values is not None:
-            self.values.handle_deadline(now)
-
-    def announce_restart(self) -> None:
-        """Tell every device that the realm stops, and when to come back, spread at random."""
-        self.groups.stop()
-        spread = len(self.conversations) / RESTART_SPREAD_CONNECTIONS_PER_SECOND
-        for conversation in tuple(self.conversations):
-            wait = round(0.5 + self.random_fraction() * spread, 2)
-            conversation.close(Code.RESTARTING, retry_after=wait)
-        self.circuits.stop()
 
 
 def _no_measure() -> int:

@@ -25,11 +25,12 @@ from abst.errors import Code, IdentityError
 from abst.identity import Identity
 from abst.poller import descriptor_set
 from abst.realm.circuits import Circuit
-from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.conversation import Conversation, State
 from abst.realm.legs import Leg, join_in_user_space
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES, Pipes
 from abst.realm.plain import PlainConnection
+from abst.realm.realm import Realm
 from abst.realm.splicing import CAN_SPLICE, join_by_splicing
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
@@ -230,7 +231,7 @@ class RealmFactory(Factory):
     ) -> None:
         self.identity = identity
         store = store or MemoryStore()
-        self.realm = Realm(limits or Limits(), os.urandom, random.random, store=store, wall=wall)
+        self.realm = Realm(limits or Limits(), os.urandom, random.random, wall, store=store)
         store.told = self.settle
         self.realm.values = Values(store, self.realm.limits, self.realm.counters, wall)
         self.now = reactor.seconds

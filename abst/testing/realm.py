@@ -37,8 +37,9 @@ from abst.errors import (
 from abst.identity import Identity
 from abst.packets import Error
 from abst.realm.circuits import Circuit, Leg, Seat
-from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.conversation import Conversation, State
 from abst.realm.limits import Limits
+from abst.realm.realm import Realm
 from abst.realm.values.values import Values
 from abst.testing.pipes import MemoryPipe, memory_pipes
 
@@ -58,7 +59,9 @@ class MemoryRealm:
         self._clock = clock
         self._random = random.Random(seed)
         # Groups and their values outlive ``stop``, as they do on a realm's disk.
-        self.realm = Realm(limits or Limits(), self._random.randbytes, self._random.random)
+        self.realm = Realm(
+            limits or Limits(), self._random.randbytes, self._random.random, clock.seconds
+        )
         self.realm.values = Values(
             self.realm.store, self.realm.limits, self.realm.counters, clock.seconds
         )

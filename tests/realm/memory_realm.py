@@ -22,8 +22,9 @@ from abst.packets import (
 )
 from abst.realm.circuits import Circuit, Seat
 from abst.realm.circuits import Leg as CircuitLeg
-from abst.realm.conversation import Conversation, Realm, State
+from abst.realm.conversation import Conversation, State
 from abst.realm.limits import Limits
+from abst.realm.realm import Realm
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard

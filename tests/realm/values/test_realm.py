@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.packets import PutValue, ValueChanges, ValuePut, WatchValues
-from abst.realm.conversation import Realm
 from abst.realm.limits import Limits
+from abst.realm.realm import Realm
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values.values import Values
 from tests.realm.values.stage import GROUPS, NAMES, Device
@@ -17,7 +17,7 @@ GROUP = bytes(GROUPS[0])
 class RealmTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.wall = 5_000_000.0
-        self.realm = Realm(Limits(), bytes, lambda: 0.5)
+        self.realm = Realm(Limits(), bytes, lambda: 0.5, lambda: self.wall)
         self.values = Values(
             MemoryStore(), self.realm.limits, self.realm.counters, lambda: self.wall
         )

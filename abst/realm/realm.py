@@ -1,0 +1,100 @@
+"""What all conversations of one realm share (spec: realm.md).
+
+Pure. Puts the parts of a realm together, opens its conversations, and owns what concerns them all:
+the next deadline, and the announced restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from abst.errors import Code
+from abst.realm.circuits import Circuits
+from abst.realm.client import GroupValues
+from abst.realm.conversation import Conversation
+from abst.realm.counters import Counters
+from abst.realm.deadlines import Deadlines
+from abst.realm.groups import Groups
+from abst.realm.limits import Limits
+from abst.realm.news import NewsEncoder
+from abst.realm.pairing_windows import PairingWindows
+from abst.realm.store.interface import Store
+from abst.realm.store.memory import MemoryStore
+from abst.realm.switchboard import MemorySwitchboard, Switchboard
+
+RESTART_SPREAD_CONNECTIONS_PER_SECOND: Final = 100.0
+
+
+@dataclass
+class Realm:
+    """What all conversations of one realm share.
+
+    Attributes:
+        random_bytes: returns that many unpredictable bytes.
+        random_fraction: returns a number in [0, 1).
+        wall: returns the seconds since 1970, by which days are counted.
+        touched: conversations that have something to write, or are to be closed; the adapter
+            empties the list after every call.
+        here: how many devices are here: their Hello was accepted, and they have not left.
+        queued_bytes: how much waits for all devices together.
+        store: what the realm keeps over restarts.
+        values: what answers packets about the values of groups; None: they are unknown here.
+    """
+
+    limits: Limits
+    random_bytes: Callable[[int], bytes]
+    random_fraction: Callable[[], float]
+    wall: Callable[[], float]
+    switchboard: Switchboard = field(default_factory=MemorySwitchboard)
+    counters: Counters = field(default_factory=Counters)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    conversations: set[Conversation] = field(default_factory=set)
+    touched: list[Conversation] = field(default_factory=list)
+    here: int = 0
+    queued_bytes: int = 0
+    store: Store = field(default_factory=MemoryStore)
+    values: GroupValues | None = None
+    news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
+    groups: Groups = field(init=False)
+    windows: PairingWindows = field(init=False)
+    circuits: Circuits = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the groups that the store has, with no pairing window open, and no circuit."""
+        self.groups = Groups(self.limits, self.store, self.counters, self.wall)
+        self.windows = PairingWindows(self.limits, self.random_fraction)
+        self.circuits = Circuits(
+            self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
+        )
+
+    def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
+        """Return the conversation of a connection that has just been made."""
+        conversation = Conversation(self, observed_address, now)
+        self.conversations.add(conversation)
+        self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_hello)
+        return conversation
+
+    def next_deadline(self) -> float | None:
+        """Return when ``handle_deadline`` wants to be called, or None."""
+        due = self.deadlines.next()
+        value_due = None if self.values is None else self.values.next_deadline()
+        if due is None or value_due is None:
+            return value_due if due is None else due
+        return min(due, value_due)
+
+    def handle_deadline(self, now: float) -> None:
+        """Close what was silent or did not read for too long; drop values whose time is over."""
+        self.deadlines.run_due(now)
+        if self.values is not None:
+            self.values.handle_deadline(now)
+
+    def announce_restart(self) -> None:
+        """Tell every device that the realm stops, and when to come back, spread at random."""
+        self.groups.stop()
+        spread = len(self.conversations) / RESTART_SPREAD_CONNECTIONS_PER_SECOND
+        for conversation in tuple(self.conversations):
+            wait = round(0.5 + self.random_fraction() * spread, 2)
+            conversation.close(Code.RESTARTING, retry_after=wait)
+        self.circuits.stop()
