@@ -33,7 +33,7 @@ from abst.errors import (
     MissingEpochError,
     RemoteProtocolError,
 )
-from abst.packets import ListValues, ValueChanges, WatchingValues, WatchValues
+from abst.packets import ListValues, Packet, ValueChanges, WatchingValues, WatchValues
 
 RETRY_SECONDS: Final = 5.0
 
@@ -99,6 +99,7 @@ class Mirror:
         self._saved_revision = self.history.revision
         self._unsaved: set[bytes] = set()
         self._is_dropped = False
+        self._partings = 0
 
     # What there is.
 
@@ -168,6 +169,7 @@ class Mirror:
         """Wait until the group is joined again."""
         self._link = None
         self._is_following = False
+        self._partings += 1
         self.history.disconnected()
         self._stop_retrying()
         self._fail_waiting(GroupError("the connection to the group's realm was lost"))
@@ -269,13 +271,13 @@ class Mirror:
             assert link is not None
             group = bytes(self._owner.group_id)
             if not self._is_following:
-                watching = await link.ask(WatchValues(group))
+                watching = await self._ask(link, WatchValues(group))
                 if not isinstance(watching, WatchingValues):
                     raise RemoteProtocolError(Code.MALFORMED, "the answer to Watch is another one")
                 self.history.take_watching(watching)
             while self.history.is_behind:
                 since = self.history.next_since
-                listed = await link.ask(ListValues(group, since))
+                listed = await self._ask(link, ListValues(group, since))
                 if self.problem is not None:
                     raise self.problem  # Another member has shown meanwhile that the realm lies.
                 if not isinstance(listed, ValueChanges):
@@ -292,6 +294,14 @@ class Mirror:
             deferred.callback(None)
         if self._works_again or self.history.is_behind:
             self.work()
+
+    async def _ask(self, link: Link, packet: Packet) -> Any:
+        """Return an answer, unless it was given before this device had to join again."""
+        partings = self._partings
+        answer = await link.ask(packet)
+        if partings != self._partings:
+            raise GroupError("the group has moved, and is being joined again")
+        return answer
 
     def _failed(self, failure: Failure) -> None:
         problem = failure.value
