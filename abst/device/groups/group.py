@@ -303,6 +303,7 @@ class Group:
     def roster_changed(self) -> None:
         """Store what is new in the roster, tell the others, and do what it asks for."""
         if len(self.roster) > len(self._saved.entries):
+            self._drop_false_keys()
             self._save()
         self._owner.group_changed(self)
         self._call(self.protocol.rosterChanged)
@@ -419,6 +420,17 @@ class Group:
     def move(self) -> None:
         """Have the realm move the group."""
         self._membership.work()
+
+    def _drop_false_keys(self) -> None:
+        """Forget keys that the roster denies: a member gave them that was removed by then."""
+        for epoch, named in sorted(self.roster.epoch_keys().items()):
+            if 0 < epoch <= self.epoch and self.keys.public_key(epoch) not in named:
+                self.keys = self.keys.until(epoch - 1)
+                self._saved.seeds = self.keys.seeds
+                self._saved.next_seed = None
+                self._rotation.outrun()
+                self._membership.work()
+                return
 
     def _go_on_with(self, keys: GroupKeys) -> None:
         """Use the keys with a newer epoch from now on."""

@@ -128,6 +128,14 @@ class Roster:
         ]
         return max(said, key=lambda entry: entry.sha256).signer if said else None
 
+    def epoch_keys(self) -> dict[int, set[bytes]]:
+        """Return of each epoch that somebody says to have made the raw keys that are named."""
+        named: dict[int, set[bytes]] = defaultdict(set)
+        for entry in self._current_view().epochs:
+            if isinstance(entry.statement, Epoch):
+                named[entry.statement.epoch].add(entry.statement.public)
+        return named
+
     def pending_removals(self, device: bytes, epoch_keys: Sequence[bytes]) -> list[bytes]:
         """Return for which removals a device has to move the group to another epoch.
 

@@ -543,3 +543,22 @@ class NameTests(GroupTestCase):
         ours.roster_changed()
         self.network.settle()
         self.assertEqual(str(ours.group_id), str(bobs))
+
+
+class ThiefTests(GroupTestCase):
+    def test_keys_that_a_removed_member_has_made_up_shut_nobody_out(self) -> None:
+        alice, bob, mallory = self.house("alice", "bob", "mallory")
+        ours, bobs, _ = self.group(alice, bob, mallory)
+        seeds = [*ours.keys.seeds, seed(1)]
+        bob.stopService()
+        self.result(ours.remove(mallory.device_id))
+        bob.startService()
+        # Bob meets mallory first, and does not know yet.
+        bob.groups.peer_reached(mallory.device_id)
+        bob.groups.given(
+            mallory.device_id, GiveGroup("keys", bytes(ours.group_id), epoch=1, seeds=seeds)
+        )
+        self.assertEqual(seed(1), bobs.keys.seeds[-1])
+        self.network.advance(70)
+        self.assertEqual(ours.keys.seeds, bobs.keys.seeds)
+        self.assertTrue(bobs.is_joined)
