@@ -125,7 +125,8 @@ class Membership:
         """Tell the realm that this device is not in the group any more."""
         link, self._link = self._link, None
         self._stop_retrying()
-        if link is not None and self.is_joined:
+        if link is not None:
+            # Also when it has not joined: what it has asked for may be on its way.
             link.ask(LeaveGroup(bytes(self._owner.keys.group_id))).addErrback(lambda failure: None)
         self._part(GroupError("this device has left the group"))
 
