@@ -2,8 +2,8 @@
 
 Pure. A store is a log: it decides nothing, knows no packets and no clocks, and takes what it is
 given. What is asked for is done in that order, and answered in that order, after everything that
-came before is safe. When anything fails, everything that was asked for and is not answered yet
-fails with it: whoever asked has built one thing on the other.
+came before is safe. When anything fails, everything about the same group that was asked for and is
+not answered yet fails with it: whoever asked has built one thing on the other.
 """
 
 from __future__ import annotations
@@ -158,5 +158,5 @@ class Store(Protocol):
     ) -> None:
         """Give the changes from one revision to another; None: it failed."""
 
-    def follow(self, done: Done) -> None:
-        """Do nothing, in order: answer once everything that came before is safe."""
+    def follow(self, group: bytes, done: Done) -> None:
+        """Do nothing, in order: answer once everything about a group that came before is safe."""

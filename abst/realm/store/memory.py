@@ -96,7 +96,7 @@ class MemoryStore:
         ]
         done(Page(found, kept.floor, kept.floor_head))
 
-    def follow(self, done: Done) -> None:
+    def follow(self, group: bytes, done: Done) -> None:
         """Answer at once: everything is as safe as it will ever be."""
         done(True)
 

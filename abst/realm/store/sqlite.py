@@ -33,6 +33,10 @@ MAX_BATCH: Final = 512
 MAX_GATHERED: Final = 100_000
 """How much may wait; whoever asks more of groups is told that it is not kept."""
 
+MAX_FAILED_GROUPS: Final = 4
+"""When so many groups of a batch have failed, it is the disk, and the others are not tried: each
+may wait for seconds."""
+
 LOG_SECONDS: Final = 60.0
 """How long a disk that takes nothing is mentioned once."""
 
@@ -44,12 +48,14 @@ class _Job(NamedTuple):
         operation: does it in the thread, with the argument.
         done: called in the reactor's thread with what that returned.
         failure: what it is called with instead when it failed.
+        group: the group that it is about; what fails, fails for its group.
     """
 
     operation: Callable[[Tables, Any], Any]
     argument: Any
     done: Callable[[Any], None]
     failure: Any
+    group: bytes | None = None
 
 
 class SqliteStore:
@@ -96,11 +102,11 @@ class SqliteStore:
         if len(self._gathered) >= MAX_GATHERED:
             done(False)
             return
-        self._ask(_Job(Tables.put_group, record, done, False))
+        self._ask(_Job(Tables.put_group, record, done, False, record.group))
 
     def note_use(self, group: bytes, day: int) -> None:
         """Keep a group's newest day of use, if that can be; nobody waits for it."""
-        self._ask(_Job(Tables.note_use, (group, day), _ignore, None))
+        self._ask(_Job(Tables.note_use, (group, day), _ignore, None, group))
 
     def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
         """Forget those groups that have never had a value; give these, or None when it failed."""
@@ -108,21 +114,21 @@ class SqliteStore:
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group, an empty one when nothing is kept; None: it failed."""
-        self._ask(_Job(Tables.load, group, done, None))
+        self._ask(_Job(Tables.load, group, done, None, group))
 
     def add(self, addition: Addition, done: Done) -> None:
         """Keep changes."""
-        self._ask(_Job(Tables.add, addition, done, False))
+        self._ask(_Job(Tables.add, addition, done, False, addition.group))
 
     def read(
         self, group: bytes, first: int, last: int, done: Callable[[Page | None], None]
     ) -> None:
         """Give the changes from one revision to another; None: it failed."""
-        self._ask(_Job(Tables.read, (group, first, last), done, None))
+        self._ask(_Job(Tables.read, (group, first, last), done, None, group))
 
-    def follow(self, done: Done) -> None:
-        """Do nothing, in order: answer once everything that came before is safe."""
-        self._ask(_Job(_nothing, None, done, False))
+    def follow(self, group: bytes, done: Done) -> None:
+        """Do nothing, in order: answer once everything about a group that came before is safe."""
+        self._ask(_Job(_nothing, None, done, False, group))
 
     def close(self) -> Deferred[None]:
         """Do what has been asked for, and close the file; what is asked for later is not done."""
@@ -159,14 +165,15 @@ class SqliteStore:
             self._is_working = True
             self._batches.put(None)
 
-    def _answer(self, batch: list[_Job], results: list[Any] | None, problem: str) -> None:
+    def _answer(self, batch: list[_Job], results: list[Any], problems: dict[Any, str]) -> None:
         self._is_working = False
-        if results is None:
+        if problems:
             # What was asked for since was built on what has just failed.
-            batch += self._gathered
-            self._gathered.clear()
-            results = [job.failure for job in batch]
-            self._log(problem)
+            failed = [job for job in self._gathered if job.group in problems]
+            self._gathered = [job for job in self._gathered if job.group not in problems]
+            batch += failed
+            results += [job.failure for job in failed]
+            self._log(next(iter(problems.values())))
         self._hand_over()
         for job, result in zip(batch, results, strict=True):
             try:
@@ -180,7 +187,9 @@ class SqliteStore:
         now = self._reactor.seconds()
         if now >= self._log_at:
             self._log_at = now + LOG_SECONDS
-            self.log.error("nothing can be kept at the moment: {problem}", problem=problem)
+            self.log.error(
+                "not everything can be kept or read at the moment: {problem}", problem=problem
+            )
 
     def _end(self) -> None:
         assert self._closed is not None
@@ -196,18 +205,49 @@ class SqliteStore:
             opened.set_exception(error)
             return
         while (batch := self._batches.get()) is not None:
-            results: list[Any] | None = None
-            problem = ""
-            try:
-                results = [job.operation(tables, job.argument) for job in batch]
-                tables.commit()
-            except Exception as error:
-                # Whatever it is, the realm goes on, and nobody is told that anything was kept.
-                tables.rollback()
-                results, problem = None, str(error)
-            self._reactor.callFromThread(self._answer, batch, results, problem)
+            results, problem = _do(tables, batch)
+            problems: dict[Any, str] = {}
+            if problem:
+                results, problems = _do_by_groups(tables, batch)
+            self._reactor.callFromThread(self._answer, batch, results, problems)
         tables.close()
         self._reactor.callFromThread(self._end)
+
+
+def _do(tables: Tables, jobs: Sequence[_Job]) -> tuple[list[Any], str]:
+    """Do all, and return what came of it, or what has kept all of it from being done."""
+    try:
+        results = [job.operation(tables, job.argument) for job in jobs]
+        tables.commit()
+    except Exception as error:
+        # Whatever it is, the realm goes on, and nobody is told that anything was kept.
+        tables.rollback()
+        return [job.failure for job in jobs], str(error) or type(error).__name__
+    return results, ""
+
+
+def _do_by_groups(tables: Tables, batch: Sequence[_Job]) -> tuple[list[Any], dict[Any, str]]:
+    """Do what cannot be done together for each group by itself; return also what went wrong where.
+
+    So a page that cannot be read any more is the trouble of the one group that it belongs to.
+    """
+    by_group: dict[bytes | None, list[int]] = {}
+    for number, job in enumerate(batch):
+        by_group.setdefault(job.group, []).append(number)
+    results: list[Any] = [None] * len(batch)
+    problems: dict[bytes | None, str] = {}
+    problem = ""
+    for group, numbers in by_group.items():
+        jobs = [batch[number] for number in numbers]
+        if len(problems) < MAX_FAILED_GROUPS:
+            found, problem = _do(tables, jobs)
+        else:
+            found = [job.failure for job in jobs]
+        for number, result in zip(numbers, found, strict=True):
+            results[number] = result
+        if problem:
+            problems[group] = problem
+    return results, problems
 
 
 def _ignore(result: None) -> None:

@@ -393,7 +393,7 @@ class Values:
             return
         self._hand_over()
         group.pending += 1
-        self._store.follow(partial(self._followed, group, client, packet, say))
+        self._store.follow(group.group_id, partial(self._followed, group, client, packet, say))
 
     def _follow_refused(
         self, group: Group, client: Client, packet: ValueRequest, code: Code

@@ -17,7 +17,7 @@ from abst.packets import Error, GetValue, ListValues, PutValue, ValueChanges, Va
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
 from abst.realm.store.interface import CHANGE_BYTES, GroupRecord
-from abst.realm.store.sqlite import MAX_GATHERED, SqliteStore, _Job
+from abst.realm.store.sqlite import MAX_FAILED_GROUPS, MAX_GATHERED, SqliteStore, _Job
 from abst.realm.store.tables import KIND, Tables
 from abst.realm.values.recent import MAX_SMALL_BYTES
 from abst.realm.values.values import Values
@@ -50,7 +50,7 @@ class StoreCase(SynchronousTestCase):
         answered: list[bool] = []
         for _ in range(3):
             answered.clear()
-            store.follow(answered.append)
+            store.follow(GROUP, answered.append)
             self.turns.run_until(lambda: answered)
         return answered[0]
 
@@ -327,9 +327,74 @@ class CommitTests(StoreCase):
             raise ValueError("unforeseen")
 
         store.put_group(RECORD, kept.append)
-        store._ask(_Job(fail, None, kept.append, False))
+        store._ask(_Job(fail, None, kept.append, False, GROUP))
         self.turns.run_until(lambda: len(kept) == 2)
         self.assertEqual([False, False], kept)
         store.put_group(RECORD, kept.append)
         self.turns.run_until(lambda: len(kept) == 3)
         self.assertTrue(kept[2])
+
+    def test_what_goes_wrong_with_one_group_is_nothing_to_the_others(self) -> None:
+        store = self.open()
+        other = RECORD._replace(group=bytes(GROUPS[1]))
+        kept: list[tuple[str, bool]] = []
+
+        def fail(tables: Tables, _: None) -> None:
+            raise ValueError
+
+        def ask(record: GroupRecord, name: str) -> None:
+            store.put_group(record, lambda is_kept: kept.append((name, is_kept)))
+
+        ask(RECORD, "before")
+        ask(other, "other")
+        store._ask(
+            _Job(fail, None, lambda result: kept.append(("bad", result)), False, RECORD.group)
+        )
+        ask(RECORD, "behind")
+        ask(other, "other behind")
+        self.turns.run_some(1)  # The thread has these now.
+        ask(RECORD, "since")
+        ask(other, "other since")
+        self.turns.run_until(lambda: len(kept) == 7)
+        expected = {"before": False, "bad": False, "behind": False, "since": False}
+        expected |= dict.fromkeys(("other", "other behind", "other since"), True)
+        self.assertEqual(expected, dict(kept))
+        self.close(store)
+        self.assertEqual([other], list(self.open().groups()))
+
+    def test_when_many_groups_fail_the_others_are_not_tried(self) -> None:
+        store = self.open()
+        tried: list[int] = []
+        answered: list[bool] = []
+
+        def fail(tables: Tables, number: int) -> None:
+            tried.append(number)
+            raise ValueError
+
+        count = MAX_FAILED_GROUPS + 5
+        for number in range(count):
+            store._ask(_Job(fail, number, answered.append, False, b"%d" % number))
+        self.turns.run_until(lambda: len(answered) == count)
+        self.assertEqual([False] * count, answered)
+        # The first was tried together with the others, and then by itself.
+        self.assertEqual([0, *range(MAX_FAILED_GROUPS)], tried)
+
+    def test_a_page_that_cannot_be_read_is_the_trouble_of_one_group(self) -> None:
+        store = self.open()
+        values = Values(store, Limits(), Counters(), lambda: 1000.0)
+        alice, bob = Device(b"alice"), Device(b"bob")
+        other = bytes(GROUPS[1])
+        values.handle(alice, PutValue(GROUP, NAMES[0], bytes(2000)), 0.0)
+        values.handle(bob, PutValue(other, NAMES[0], b"x"), 0.0)
+        self.settle(store)
+        self.run_sql(store, "UPDATE change SET facts = x'00' WHERE sealed <> x'78'")
+        for _ in range(2):
+            alice.take()
+            bob.take()
+            values.handle(alice, GetValue(GROUP, NAMES[0]), 0.0)
+            values.handle(bob, PutValue(other, NAMES[0], b"y"), 0.0)
+            self.settle(store)
+            (error,) = alice.take()
+            assert isinstance(error, Error)
+            self.assertEqual(Code.NOT_KEPT, error.code)
+            self.assertIsInstance(bob.take()[0], ValuePut)

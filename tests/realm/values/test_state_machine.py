@@ -336,7 +336,7 @@ class SqliteMachine(ValuesMachine):
         # What is asked for last is answered last; a load asks for more when it is answered.
         for _ in range(3):
             answered.clear()
-            self.store.follow(answered.append)
+            self.store.follow(b"any", answered.append)
             self.turns.run_until(lambda: answered)
             assert answered == [True]
 

@@ -50,8 +50,8 @@ class HeldStore(MemoryStore):
     def add(self, addition: Any, done: Any) -> None:
         self.held.append(lambda: MemoryStore.add(self, addition, done))
 
-    def follow(self, done: Any) -> None:
-        self.held.append(lambda: MemoryStore.follow(self, done))
+    def follow(self, group: bytes, done: Any) -> None:
+        self.held.append(lambda: MemoryStore.follow(self, group, done))
 
     def read(self, group: bytes, first: int, last: int, done: Any) -> None:
         self.held.append(lambda: MemoryStore.read(self, group, first, last, done))
