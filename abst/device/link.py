@@ -452,9 +452,11 @@ class _LinkProtocol(TwistedProtocol):
             # Called by what an event has led to: the call that handed it out goes on to the end.
             return
         self._is_handing_out = True
-        while self._client is not None and (event := self._client.next_event()) is not None:
-            self._hand_out(event)
-        self._is_handing_out = False
+        try:
+            while self._client is not None and (event := self._client.next_event()) is not None:
+                self._hand_out(event)
+        finally:
+            self._is_handing_out = False
         self._link.owner.contents_over(self._link)
         if self._client is None:
             return
