@@ -367,7 +367,7 @@ class RunTests(TestCase):
 
     def test_a_short_run_of_fan_out(self) -> None:
         """Members of a group, and subscribers of each broker, all get what one sends."""
-        arguments = ("--only", "fanout-one-100", "--at-most", "3")
+        arguments = ("--only", "fanout-one-100", "--at-most", "3", "--seconds", "0.1")
         said, samples = self.run_briefly("--server", "abst", "nats", "mosquitto", *arguments)
         # Each broker is measured with TLS and without.
         self.assertEqual(len(samples), 5 - 2 * said.count("skipped: "), said)
@@ -376,8 +376,8 @@ class RunTests(TestCase):
 
     def test_a_short_run_of_values(self) -> None:
         """Values are put, found again as they were, and watched, in a realm and in Redis."""
-        arguments = ("--only", "gets-100-connections", "values-watch", "--at-most", "3")
-        said, samples = self.run_briefly("--server", "abst", "redis", *arguments)
+        arguments = ("--only", "gets-100-connections", "values-watch", "--seconds", "0.1")
+        said, samples = self.run_briefly("--server", "abst", "redis", "--at-most", "3", *arguments)
         # Redis is measured with TLS and without.
         self.assertEqual(len(samples), 2 * (3 - 2 * said.count("skipped: ")), said)
         for sample in samples:
