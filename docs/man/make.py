@@ -167,15 +167,15 @@ def realm_toml_5() -> str:
     return text
 
 
-def main() -> None:
-    """Write the pages."""
-    (folder,) = sys.argv[1:]
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "abst.1").write_text(abst_1(), "utf-8")
-    (target / "realm.toml.5").write_text(realm_toml_5(), "utf-8")
-    shutil.copy(FOLDER / "abst-realm.8", target)
+def write(folder: Path) -> None:
+    """Put all pages into a folder, which is made when it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "abst.1").write_text(abst_1(), "utf-8")
+    (folder / "realm.toml.5").write_text(realm_toml_5(), "utf-8")
+    shutil.copy(FOLDER / "abst-realm.8", folder)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python docs/man/make.py FOLDER")
+    write(Path(sys.argv[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import importlib.util
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from abst.realm.service import files_for
 from abst.realm.tap import Options
 
 ROOT = Path(__file__).parent.parent.parent
+MAN = ROOT / "docs" / "man"
 
 
 def run(*command: str, **environment: str) -> str:
@@ -62,29 +64,33 @@ class UnitTests(TestCase):
 
 class ManualTests(TestCase):
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp()).absolute()
-        run(str(ROOT / "docs" / "man" / "make.py"), str(self.folder))
-
-    def page(self, name: str) -> str:
-        """Return a page without the signs of its language."""
-        return (self.folder / name).read_text("utf-8").replace("\\", "")
+        where = importlib.util.spec_from_file_location("make", MAN / "make.py")
+        assert where is not None and where.loader is not None
+        self.make = importlib.util.module_from_spec(where)
+        where.loader.exec_module(self.make)
 
     def test_every_command_is_explained(self) -> None:
-        page = self.page("abst.1")
+        page = self.make.abst_1().replace("\\", "")
         for name in COMMANDS:
             self.assertIn(f"\n.SS fBabst {name}fR", page)
         for words in ("abst peers add-address", "fB--if-revisionfR fINfR", "abst message laptop"):
             self.assertIn(words, page)
 
     def test_every_setting_is_explained(self) -> None:
-        page = self.page("realm.toml.5")
+        page = self.make.realm_toml_5().replace("\\", "")
         for setting in dataclasses.fields(Config):
             self.assertIn(f"fB{setting.name}fR (" if setting.name != "limits" else "LIMITS", page)
         for limit in dataclasses.fields(Limits):
             self.assertRegex(page, rf"\n.TP\nfB{limit.name}fR = {limit.default}\n[A-Z].+\.\n")
 
+    def test_all_pages_are_put_into_a_folder(self) -> None:
+        folder = Path(self.mktemp())
+        self.make.write(folder)
+        found = {path.name for path in folder.iterdir()}
+        self.assertEqual({"abst.1", "abst-realm.8", "realm.toml.5"}, found)
+
     def test_every_option_of_the_realm_is_explained(self) -> None:
-        page = self.page("abst-realm.8")
+        page = (MAN / "abst-realm.8").read_text("utf-8").replace("\\", "")
         for name, *_ in Options.optParameters:
             self.assertIn(f"--{name}", page)
         for name in ("listen", "version"):
