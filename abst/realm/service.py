@@ -98,8 +98,8 @@ class RealmService(Service):
         config = self._config
         try:
             make_state_folder(config.state)
-            self._lock = lock_state_folder(config.state)
             identity = Identity.load_or_create(config.state / IDENTITY_FILE)
+            self._lock = lock_state_folder(config.state)
             limits, pipes = self._affordable(config.limits)
             self.factory = RealmFactory(
                 self._reactor,

@@ -14,6 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from abst.address import DEFAULT_PORT, RealmAddress, pin_of_key
 from abst.errors import Code
+from abst.identity import Identity
 from abst.packets import BackHeartbeat, Error, Hello
 from tests.certificates import write_certificate
 from tests.integration.raw_client import RawDevice, identities, join
@@ -220,13 +221,21 @@ class RefusalTests(RealmProcessTestCase):
     def test_a_port_that_is_taken(self) -> None:
         realm = self.start("--listen", LOOPBACK)
         endpoint = f"tcp:{realm.port}:interface=127.0.0.1"
-        line = self.refused("--listen", LOOPBACK, "--listen", endpoint, status=1)
+        other = str(self.folder / "other")
+        arguments = ("--listen", LOOPBACK, "--listen", endpoint, "--state", other)
+        line = self.refused(*arguments, status=1, twistd=False)  # One realm has the folder.
         self.assertIn(endpoint, line)
         self.assertIn("in use", line)
 
+    def test_a_state_folder_that_is_in_use(self) -> None:
+        self.start("--listen", LOOPBACK).address()
+        line = self.refused("--listen", LOOPBACK, status=1)
+        self.assertIn("another realm is running there", line)
+
     def test_an_identity_that_others_may_read(self) -> None:
         state = self.folder / "state"
-        self.start("--listen", LOOPBACK, "--state", str(state)).address()
+        state.mkdir(mode=0o700, parents=True)
+        Identity.load_or_create(state / "identity.pem")
         (state / "identity.pem").chmod(0o644)
         line = self.refused("--listen", LOOPBACK, "--state", str(state), status=1)
         self.assertIn("identity.pem: others may read this key", line)
