@@ -445,7 +445,7 @@ class PeerConnection:
                 if packet.end:
                     self._peer_knows_the_end()
                     self.ways.drop(leg, PeerUnreachableError("the session has ended"))
-            case (Application() | GiveGroup()) if leg.buries:
+            case Application() | GiveGroup() if leg.buries:
                 pass  # Its count stays as it is, so that nothing is acknowledged that is lost.
             case Heartbeat() if session is not None:
                 self._take_heartbeat(leg, session, packet)
