@@ -33,7 +33,7 @@ PACKAGES_magic-wormhole := magic-wormhole magic-wormhole-mailbox-server magic-wo
 SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-debian-13 soak lab check format bench wheel deb deb-test clean FORCE
+.PHONY: help venv demo test test-tools test-debian-13 soak lab check format bench wheel deb deb-test clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -57,6 +57,11 @@ test-debian-13: SET = debian-13
 test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## the tests, on the versions of Debian 13
 	@echo "== tests, constraints/$(SET).txt"
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+
+test-tools: SET = latest
+test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: whole runs of demo and benchmarks
+	@echo "== tools, constraints/$(SET).txt"
+	ABST_TOOL_TESTS=1 $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_demo tests.test_benchmarks
 
 soak: SET = latest
 soak: $(LATEST)/.test $(LATEST)/.package ## the fault tests for as long as asked [SECONDS=600 ROUNDS=200 SEED=n]

@@ -34,6 +34,7 @@ from benchmarks.relays import Ends
 from benchmarks.report import bars
 from benchmarks.value_report import bars as value_bars
 from benchmarks.values import VALUE_LOADS
+from tests import TOOLS_SKIP
 
 ROOT = Path(__file__).parent.parent
 PACKET = b"MSG somebody 1 5\r\nhello\r\n"
@@ -342,6 +343,10 @@ class FilesTests(TestCase):
 
 
 class RunTests(TestCase):
+    """Short runs of the benchmarks."""
+
+    skip = TOOLS_SKIP
+
     def test_a_short_run_of_messages_between_two_devices(self) -> None:
         """Two real devices send each other messages through a real realm, and none is missing."""
         output = Path(self.mktemp()).resolve()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
+from tests import TOOLS_SKIP
 from tests.integration.command_line import (
     ENVIRONMENT,
     SECONDS,
@@ -24,6 +25,8 @@ DEMO_SECONDS = 120.0
 
 class DemoTests(TestCase):
     """``abst demo``, in a temporary folder of the test's own."""
+
+    skip = TOOLS_SKIP
 
     def setUp(self) -> None:
         self.folder = temporary_folder()

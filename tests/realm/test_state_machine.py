@@ -194,5 +194,5 @@ class RealmMachine(RuleBasedStateMachine):
 class StateMachineTests(SynchronousTestCase):
     def test_whatever_devices_do_no_packet_is_unaccounted_for(self) -> None:
         run_state_machine_as_test(
-            RealmMachine, settings=settings(max_examples=60, stateful_step_count=60)
+            RealmMachine, settings=settings(max_examples=40, stateful_step_count=60)
         )
