@@ -15,7 +15,6 @@ from twisted.internet.task import deferLater
 
 from abst import __version__
 from abst.address import RealmAddress
-from abst.agent.control import Command, Emit
 from abst.agent.files.files import Files
 from abst.agent.files.sending import SendCommand
 from abst.agent.groups.commands import GroupCommands
@@ -27,6 +26,7 @@ from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
 from abst.agent.sessions import AgentProtocol
 from abst.agent.streams.commands import StreamCommands
+from abst.control import Command, Emit
 from abst.device import Device, NearbyDevice, PairingObserver, Path, Peer, parse_target
 from abst.device_id import DeviceID
 from abst.errors import AbstError, PeerUnreachableError

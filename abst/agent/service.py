@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from abst.agent.commands import Commands
-from abst.agent.control import ControlFactory, Emit
 from abst.agent.files.files import Files
 from abst.agent.groups.commands import GroupCommands
 from abst.agent.groups.factory import AgentGroupFactory
@@ -30,6 +29,7 @@ from abst.agent.streams.commands import StreamCommands
 from abst.agent.streams.exposures import Exposures
 from abst.agent.streams.gate import MAX_CONNECTIONS, Gate
 from abst.agent.threads import Threads
+from abst.control import ControlFactory, Emit, make_room
 from abst.database import Database
 from abst.device import Device, PeerBook
 from abst.device.groups.store import SqliteGroupStore
@@ -40,7 +40,6 @@ from abst.errors import AbstError
 from abst.open_files import allow_open_files
 from abst.systemd import SystemdNotifier
 
-MAX_SOCKET_PATH_BYTES: Final = 107
 OPEN_FILES: Final = 4096
 """Streams, what is forwarded and exposed, and programs that use the gate, each with its bounds."""
 
@@ -107,18 +106,10 @@ class AgentService(MultiService):
     def _open(self) -> None:
         identity, settings = self._home.open()
         sockets = (self._home.socket, self._home.streams_socket)
-        for socket in sockets:
-            if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-                raise AbstError(
-                    f"{socket}: too long for a socket; choose a home with a shorter path"
-                )
         self._lock = self._home.lock()
         # With the lock in hand, a socket that is still there is one that a killed agent has left.
         for socket in sockets:
-            try:
-                socket.unlink(missing_ok=True)
-            except OSError as error:
-                raise AbstError(f"{socket}: {error.strerror}") from None
+            make_room(socket)
         self._database = Database(self._home.database, DATABASE_KIND, MIGRATIONS)
         inbox = Inbox(Records(self._database))
         peers = PeerBook(settings.peers, self._save)

@@ -9,14 +9,11 @@ import tempfile
 import time
 from typing import IO, Any, Final
 
-from abst.cli.agent_client import (
-    AgentCall,
-    AgentLostError,
-    AgentNotRunningError,
-)
+from abst.cli.agent_client import AgentCall
 from abst.cli.home import DeviceHome
 from abst.cli.output import note, one_line
 from abst.cli.processes import python_command, python_environment
+from abst.control_client import LostError, NotRunningError
 from abst.errors import AbstError
 
 START_SECONDS: Final = 15.0
@@ -43,7 +40,7 @@ def call_agent(
     home.check()
     try:
         return AgentCall(home.socket, command, arguments, timeout_seconds)
-    except AgentNotRunningError:
+    except NotRunningError:
         start_agent(home)
         note(f"abst: started the agent for {one_line(str(home))}")
     return AgentCall(home.socket, command, arguments, timeout_seconds)
@@ -68,7 +65,7 @@ def running_status(home: DeviceHome) -> dict[str, Any] | None:
     try:
         with AgentCall(home.socket, "status", {}, QUICK_SECONDS) as call:
             return call.result
-    except AgentNotRunningError:
+    except NotRunningError:
         return None
 
 
@@ -130,7 +127,7 @@ def _answers(home: DeviceHome) -> bool:
     try:
         with AgentCall(home.socket, "status", {}, START_SECONDS) as call:
             _ = call.result
-    except (AgentNotRunningError, AgentLostError):
+    except (NotRunningError, LostError):
         return False
     return True
 
@@ -150,7 +147,7 @@ def stop_agent(home: DeviceHome) -> bool:
     try:
         with AgentCall(home.socket, "down", {}, QUICK_SECONDS) as call:
             _ = call.result
-    except AgentNotRunningError:
+    except NotRunningError:
         return False
     deadline = time.monotonic() + STOP_SECONDS
     while home.socket.exists():

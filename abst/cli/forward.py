@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from abst.cli.agent_client import AgentLostError
 from abst.cli.agent_process import call_agent
 from abst.cli.example import WithExample
 from abst.cli.home import DeviceHome
 from abst.cli.output import json_option, note, one_line, show, show_record
+from abst.control_client import LostError
 from abst.errors import AbstError
 
 
@@ -40,7 +40,7 @@ def command(home: DeviceHome, peer: str, name: str, local_endpoint: str, as_json
                     note(f"abst: a connection was closed: {one_line(event['reason'])}")
                 else:
                     note("abst: it works again")
-    except AgentLostError:
+    except LostError:
         raise AbstError(
             "the agent has stopped, and this forward with it: give the command again"
         ) from None

@@ -24,7 +24,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from abst.agent.home import Home, Settings
-from abst.agent.service import MAX_SOCKET_PATH_BYTES, AgentService
+from abst.agent.service import AgentService
+from abst.control import MAX_SOCKET_PATH_BYTES
 from abst.identity import Identity
 
 QUIETLY: Final = {"ABST_LAN": "off"}

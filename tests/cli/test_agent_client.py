@@ -6,13 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from abst.cli.agent_client import (
-    MAX_REQUEST_BYTES,
-    AgentCall,
-    AgentLostError,
-    AgentNotRunningError,
-    AgentRefusedError,
-)
+from abst.cli.agent_client import AgentCall
+from abst.control_client import MAX_REQUEST_BYTES, LostError, NotRunningError, RefusedError
 from abst.errors import AbstError
 from tests.cli.fake_agent import Answers, FakeAgent, make_home
 
@@ -49,12 +44,12 @@ class AgentCallTests(TestCase):
         self.assertEqual({"sum": 3}, self.call({"event": {}}, {"result": {"sum": 3}}).result)
 
     def test_an_error_says_what_the_agent_says(self) -> None:
-        error = self.assertRaises(AgentRefusedError, list, self.call({"error": "no such peer"}))
+        error = self.assertRaises(RefusedError, list, self.call({"error": "no such peer"}))
         self.assertEqual("no such peer", str(error))
 
     def test_what_is_no_answer_is_told_apart(self) -> None:
         for answer in (b"", b'{"result": {}}', b"\xff\n", b"[]\n", b'{"result": 1}\n', b"{}\n"):
-            self.assertRaises(AgentLostError, list, self.call(answer))
+            self.assertRaises(LostError, list, self.call(answer))
 
     def test_an_agent_that_is_silent(self) -> None:
         home = make_home()
@@ -63,7 +58,7 @@ class AgentCallTests(TestCase):
             listener.bind(str(home / "agent.sock"))
             listener.listen()
             with AgentCall(home / "agent.sock", "status", {}, 0.05) as call:
-                error = self.assertRaises(AgentLostError, list, call)
+                error = self.assertRaises(LostError, list, call)
         self.assertIn("does not answer", str(error))
         self.assertIn(str(home / "agent.log"), str(error))
 
@@ -71,9 +66,9 @@ class AgentCallTests(TestCase):
         home = make_home()
         self.addCleanup(shutil.rmtree, home)
         socket_file = home / "agent.sock"
-        self.assertRaises(AgentNotRunningError, AgentCall, socket_file, "status", {})
+        self.assertRaises(NotRunningError, AgentCall, socket_file, "status", {})
         self.agent_gone(socket_file)
-        self.assertRaises(AgentNotRunningError, AgentCall, socket_file, "status", {})
+        self.assertRaises(NotRunningError, AgentCall, socket_file, "status", {})
 
     def agent_gone(self, socket_file: Path) -> None:
         """Leave a socket's file behind, as an agent does that is killed."""

@@ -19,7 +19,8 @@ from typing import Any
 
 from abst.address import RealmAddress
 from abst.agent.home import Home
-from abst.cli.agent_client import AgentCall, AgentRefusedError
+from abst.cli.agent_client import AgentCall
+from abst.control_client import RefusedError
 from abst.errors import AbstError
 from tests.integration.command_line import SECONDS, CommandLine, RealmProcess, wait_until
 
@@ -256,7 +257,7 @@ class FileStream(Stream):
             ) as call:
                 for _ in call:
                     self.taken[path.name] = sha256
-        except AgentRefusedError as problem:
+        except RefusedError as problem:
             if path.name in self.taken:
                 self.refused.append(f"{path.name}: given up: {problem}")
         except AbstError:

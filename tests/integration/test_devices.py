@@ -21,7 +21,8 @@ from twisted.trial.unittest import TestCase
 
 from abst.agent.files.draft import PARTIAL_SUFFIX
 from abst.agent.home import Home
-from abst.cli.agent_client import AgentCall, AgentNotRunningError
+from abst.cli.agent_client import AgentCall
+from abst.control_client import NotRunningError
 from abst.errors import AbstError
 from tests.integration.command_line import ENVIRONMENT, temporary_folder, wait_until
 from tests.integration.realm_process import RealmProcess
@@ -99,7 +100,7 @@ class Agent:
         """Tell whether it takes requests."""
         try:
             return bool(self.ask("status"))
-        except AgentNotRunningError:
+        except NotRunningError:
             return False
 
     def is_up(self, number: int) -> bool:

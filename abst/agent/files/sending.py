@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from twisted.internet.task import LoopingCall
 
-from abst.agent.control import Emit
 from abst.agent.files.outgoing import Item
 from abst.agent.files.shipment import Observer, Shipment
 from abst.agent.files.tree import TransferError
 from abst.agent.patience import QUIET_SECONDS, Patience
+from abst.control import Emit
 from abst.device import Peer
 from abst.errors import AbstError, StreamError
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from abst.address import RealmAddress
-from abst.agent.control import Command, Emit
 from abst.agent.groups.factory import protocol_of
 from abst.agent.groups.moment import Joining, within
 from abst.agent.groups.news import GroupNews
@@ -21,6 +20,7 @@ from abst.agent.groups.packets import text_message
 from abst.agent.groups.policy import OfferPolicy
 from abst.agent.groups.told import group_told, member_told
 from abst.agent.reachability import Reachability
+from abst.control import Command, Emit
 from abst.device import Device, Peer
 from abst.device.groups.group import Group
 from abst.device.groups.networks import NETWORK

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from abst.agent.control import Emit
+from abst.control import Emit
 from abst.device import PeerBook
 from abst.device.groups.group import Group
 from abst.device_id import DeviceID

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from abst.agent.control import Command, Emit
 from abst.agent.groups.early_changes import EarlyChanges
 from abst.agent.groups.factory import protocol_of
 from abst.agent.groups.moment import LATE, Joining, in_time
 from abst.agent.groups.news import GroupNews
 from abst.agent.groups.told import bytes_asked, bytes_told
+from abst.control import Command, Emit
 from abst.device import Device
 from abst.device.groups.changes import What
 from abst.device.groups.group import Group

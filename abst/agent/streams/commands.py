@@ -9,12 +9,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from abst.agent.control import Command, Emit
 from abst.agent.streams.exposure import Exposure
 from abst.agent.streams.exposures import Exposures
 from abst.agent.streams.forwarding import Forward, parse_local_endpoint
 from abst.agent.streams.gate import Gate
 from abst.agent.streams.gate_lines import check_service
+from abst.control import Command, Emit
 from abst.device import Device
 from abst.device_id import DeviceID
 

@@ -9,7 +9,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredQueue, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.agent.control import Command
 from abst.agent.groups.commands import GroupCommands
 from abst.agent.groups.factory import AgentGroupFactory
 from abst.agent.groups.news import GroupNews
@@ -19,6 +18,7 @@ from abst.agent.groups.values import ValueCommands
 from abst.agent.inbox import Inbox
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
+from abst.control import Command
 from abst.database import Database
 from abst.device import PeerBook
 from abst.device.groups.store import SqliteGroupStore

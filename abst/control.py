@@ -1,15 +1,19 @@
-"""The Unix socket over which the command line asks the agent for things.
+"""The Unix socket over which a command line asks a service for things: an agent, or a realm.
 
 One request for each connection: a line of JSON with ``command`` and its arguments. The answer is
 any number of lines ``{"event": ...}``, then one ``{"result": ...}`` or ``{"error": "one line"}``.
 A command that asks takes further lines ``{"answer": ...}``, which it finds in its ``answers``.
-Whoever closes the connection cancels the command. The socket is for the home's owner alone.
+Whoever closes the connection cancels the command. The socket's mode and its folder's keep others
+out; where the kernel tells whose program is at the other end, its word can be asked for too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from twisted.internet.defer import (
@@ -30,6 +34,7 @@ from abst.errors import AbstError
 
 MAX_ANSWERS: Final = 16
 MAX_LINE_BYTES: Final = 1024 * 1024
+MAX_SOCKET_PATH_BYTES: Final = 107
 
 MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
 """How much may wait for a client that does not read: more than any one answer."""
@@ -57,8 +62,13 @@ class ControlProtocol(LineOnlyReceiver):
         self._answers: DeferredQueue[Any] = DeferredQueue(MAX_ANSWERS)
 
     def connectionMade(self) -> None:
-        """Ask to be told when the client does not read."""
+        """Ask to be told when the client does not read; send away who may not ask for anything."""
         self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+        if not self.factory.admits(self.transport):
+            who = self.factory.who
+            self._answer(
+                {"error": f"the {who} takes commands from root and its own user alone: try sudo"}
+            )
 
     def pauseProducing(self) -> None:
         """The client has stopped reading: count what waits for it from now on."""
@@ -83,8 +93,9 @@ class ControlProtocol(LineOnlyReceiver):
             command = self.factory.commands[request.pop("command")]
             request["answers"] = self._answers
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            who = self.factory.who
             self._answer(
-                {"error": "the agent does not know this command: are both of one version?"}
+                {"error": f"the {who} does not know this command: are both of one version?"}
             )
             return
         self._running = ensureDeferred(_run(command, request, self._emit))
@@ -120,7 +131,9 @@ class ControlProtocol(LineOnlyReceiver):
             self._answer({"error": str(failure.value)})
             return
         self.factory.log.failure("a command failed", failure)
-        self._answer({"error": "something went wrong in the agent: its log says what"})
+        self._answer(
+            {"error": f"something went wrong in the {self.factory.who}: its log says what"}
+        )
 
     def _answer(self, answer: dict[str, Any]) -> None:
         self._write(answer)
@@ -150,11 +163,68 @@ async def _run(command: Command, arguments: dict[str, Any], emit: Emit) -> dict[
 
 
 class ControlFactory(Factory):
-    """The agent's commands, by name."""
+    """The commands of a service, by name.
+
+    Args:
+        commands: what can be asked for.
+        who: what the service is called in what it answers.
+        users: whose programs may ask, root's and its own; None for all that can open the socket.
+    """
 
     protocol = ControlProtocol  # type: ignore[assignment]
     noisy = False
-    log = Logger(namespace="abst.agent")
+    log = Logger(namespace="abst.control")
 
-    def __init__(self, commands: dict[str, Command]) -> None:
+    def __init__(
+        self,
+        commands: dict[str, Command],
+        who: str = "agent",
+        users: Collection[int] | None = None,
+    ) -> None:
         self.commands = commands
+        self.who = who
+        self._users = users
+
+    def admits(self, transport: Any) -> bool:
+        """Tell whether a connection comes from a program that may ask."""
+        if self._users is None:
+            return True
+        try:
+            user = user_of(transport.socket)
+        except OSError:
+            return False
+        return user is None or user in self._users
+
+
+def user_of(connection: socket.socket) -> int | None:
+    """Return whose program is at the other end of a Unix socket, by the kernel's word.
+
+    Returns:
+        The user's number; None on a system that does not tell, where the socket's mode has to do.
+
+    Raises:
+        OSError: the kernel does not say it of this socket.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    credentials = struct.Struct("3i")  # struct ucred of unix(7): process, user, group
+    found = connection.getsockopt(socket.SOL_SOCKET, option, credentials.size)
+    user: int = credentials.unpack(found)[1]
+    return user
+
+
+def make_room(path: os.PathLike[str]) -> None:
+    """Remove a socket that a killed service has left; whoever calls this holds the service's lock.
+
+    Raises:
+        AbstError: the path is too long for a socket, or something is in the way.
+    """
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise AbstError(f"{path}: too long for a socket; choose a folder with a shorter path")
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise AbstError(f"{path}: {error.strerror}") from None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -13,13 +16,16 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.agent.control import (
+from abst.control import (
     MAX_ANSWERS,
     MAX_LINE_BYTES,
+    MAX_SOCKET_PATH_BYTES,
     MAX_UNREAD_BYTES,
     ControlFactory,
     ControlProtocol,
     Emit,
+    make_room,
+    user_of,
 )
 from abst.errors import AbstError
 
@@ -274,3 +280,64 @@ class LeavingTests(ControlTestCase):
         self.waiting.callback({})
         self.assertEqual({"result": {}}, self.answers()[-1])
         self.assertTrue(self.transport.disconnecting)
+
+
+class UserTests(SynchronousTestCase):
+    """Whose programs may ask, by the kernel's word on a real Unix socket."""
+
+    def setUp(self) -> None:
+        self.here, there = socket.socketpair(socket.AF_UNIX)
+        self.addCleanup(self.here.close)
+        self.addCleanup(there.close)
+
+    def answers_for(self, users: set[int] | None) -> list[dict[str, Any]]:
+        """Return what a request is answered with by a service for these users."""
+
+        async def echo(arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
+            return {}
+
+        factory = ControlFactory({"echo": echo}, "realm", users)
+        transport: Any = AbortableTransport()
+        transport.socket = self.here
+        protocol: Any = factory.buildProtocol(None)
+        protocol.makeConnection(transport)
+        protocol.dataReceived(b'{"command": "echo"}\n')
+        return [json.loads(line) for line in transport.value().splitlines()]
+
+    def test_the_kernel_says_who_asks(self) -> None:
+        self.assertEqual(os.geteuid(), user_of(self.here))
+
+    def test_who_is_named_is_answered(self) -> None:
+        self.assertEqual([{"result": {}}], self.answers_for({os.geteuid()}))
+        self.assertEqual([{"result": {}}], self.answers_for(None))
+
+    def test_nobody_else_is(self) -> None:
+        (answer,) = self.answers_for({os.geteuid() + 1})
+        self.assertIn("root and its own user alone", answer["error"])
+
+    def test_nobody_is_when_the_kernel_does_not_say_it(self) -> None:
+        self.here.close()
+        (answer,) = self.answers_for({os.geteuid()})
+        self.assertIn("try sudo", answer["error"])
+
+
+class SocketFileTests(SynchronousTestCase):
+    """The file that a killed service leaves behind."""
+
+    def test_it_is_removed(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / "control"
+        make_room(path)
+        path.touch()
+        make_room(path)
+        self.assertFalse(path.exists())
+
+    def test_what_is_in_the_way_is_named(self) -> None:
+        path = Path(self.mktemp())
+        path.mkdir()
+        self.assertIn(str(path), str(self.assertRaises(AbstError, make_room, path)))
+
+    def test_a_path_that_no_socket_can_have_is_refused(self) -> None:
+        error = self.assertRaises(AbstError, make_room, Path("/" + "x" * MAX_SOCKET_PATH_BYTES))
+        self.assertIn("shorter path", str(error))
