@@ -11,6 +11,7 @@ TESTS ?= tests
 LAB ?= tests.lab
 DEB_TESTS ?= tests.deb
 TRIAL_FLAGS ?=
+JOBS ?= 2
 BENCH_FLAGS ?=
 FILE ?=
 SECONDS ?= 600
@@ -20,6 +21,7 @@ SEED ?=
 SHELL := /bin/sh
 LATEST := .venv/latest
 TRIAL = $(CURDIR)/.venv/$(SET)/bin/python -m twisted.trial --temp-directory=.venv/$(SET)/_trial_temp
+PARALLEL = $(if $(filter-out 1,$(JOBS)),--jobs=$(JOBS))
 PIP = .venv/$*/bin/python -m pip --disable-pip-version-check
 CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 # What a wheel is made of. The list of names is a stamp of its own, so that a removed file counts too.
@@ -49,14 +51,14 @@ demo: $(LATEST)/.package ## a realm and two agents send each other a file [FILE=
 # The tests run against the checkout, which `python -m` puts first; what they start as processes finds
 # the installed copy, which .package keeps the same.
 test: SET = latest
-test: $(LATEST)/.test $(LATEST)/.package ## the tests, on the latest dependencies [TESTS=tests.test_codec]
+test: $(LATEST)/.test $(LATEST)/.package ## the tests, on the latest dependencies [TESTS=tests.test_codec JOBS=1]
 	@echo "== tests, constraints/$(SET).txt"
-	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(PARALLEL) $(TRIAL_FLAGS) $(TESTS)
 
 test-debian-13: SET = debian-13
 test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## the tests, on the versions of Debian 13
 	@echo "== tests, constraints/$(SET).txt"
-	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(TRIAL_FLAGS) $(TESTS)
+	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(PARALLEL) $(TRIAL_FLAGS) $(TESTS)
 
 test-tools: SET = latest
 test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: whole runs of demo and benchmarks
