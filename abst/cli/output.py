@@ -60,10 +60,10 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def complain(text: str) -> None:
+def complain(text: str, program: str = "abst") -> None:
     """Say in one line why a command failed."""
     try:
-        click.echo(f"abst: {text}", err=True)
+        click.echo(f"{program}: {text}", err=True)
     except OSError:
         pass  # Nobody listens; the exit status says it too.
 
