@@ -1,5 +1,6 @@
 """Realm addresses: what is read, what is written, what is refused and why."""
 
+import base64
 import hashlib
 
 from hypothesis import given
@@ -18,6 +19,7 @@ from abst.errors import AddressError
 
 PIN = bytes(range(32))
 PIN_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+INVITATION = "oKGio6SlpqeoqaqrrK2urw"
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 names = (
@@ -176,6 +178,89 @@ class RefusalTests(TestCase):
         except AddressError:
             return
         self.assertEqual(address, RealmAddress.parse(str(address)))
+
+
+class InvitationTests(TestCase):
+    """An address may carry the secret that lets a new device in."""
+
+    LINK = f"abst://realm.example.org:4711/?pin={PIN_TEXT}&invitation={INVITATION}"
+
+    def assert_refused(self, text: str, reason: str) -> None:
+        error = self.assertRaises(AddressError, RealmAddress.parse, text)
+        self.assertIn(reason, str(error))
+        self.assertNotIn(INVITATION[:8].lower(), str(error).lower())
+
+    def test_a_link_is_read_and_written(self) -> None:
+        address = RealmAddress.parse(self.LINK)
+        self.assertEqual(INVITATION, address.invitation)
+        self.assertEqual(PIN, address.pin)
+        self.assertEqual(self.LINK, address.link)
+        plain = RealmAddress.parse(f"abst://a/?invitation={INVITATION}")
+        self.assertEqual(f"abst://a:42278/?invitation={INVITATION}", plain.link)
+        self.assertEqual("abst://a:42278/", RealmAddress("a").link)
+
+    @given(
+        host=hosts, port=st.integers(1, 65535), pin=pins, token=st.binary(min_size=16, max_size=16)
+    )
+    def test_what_is_written_is_read_back(
+        self, host: str, port: int, pin: bytes | None, token: bytes
+    ) -> None:
+        text = base64.urlsafe_b64encode(token).rstrip(b"=").decode()
+        link = RealmAddress(host, port, pin, text).link
+        self.assertEqual(text, RealmAddress.parse(link).invitation)
+        self.assertEqual(link, RealmAddress.parse(link).link)
+
+    def test_it_comes_from_a_qr_code_or_a_letter(self) -> None:
+        for text in (f"  {self.LINK}\n", self.LINK.replace("abst://realm", "ABST://Realm")):
+            self.assertEqual(self.LINK, RealmAddress.parse(text).link)
+
+    def test_it_is_no_part_of_what_the_address_is(self) -> None:
+        address = RealmAddress.parse(self.LINK)
+        plain = RealmAddress("realm.example.org", 4711, PIN)
+        self.assertEqual(plain, address)
+        self.assertEqual(1, len({plain, address}))
+        self.assertIsNone(address.without_invitation.invitation)
+        self.assertEqual(plain.link, address.without_invitation.link)
+
+    def test_only_the_link_shows_it(self) -> None:
+        address = RealmAddress.parse(self.LINK)
+        for shown in (str(address), repr(address), f"{address}", repr([address])):
+            self.assertNotIn(INVITATION, shown)
+
+    def test_one_that_was_copied_badly_is_refused_and_not_shown(self) -> None:
+        start = f"abst://a/?pin={PIN_TEXT}&invitation="
+        for wrong in (
+            INVITATION[:-1],
+            INVITATION + "A",
+            INVITATION[:-1] + "x",
+            "",
+            INVITATION + "=",
+        ):
+            self.assert_refused(start + wrong, "invitation is not 22 letters of base64url")
+        self.assert_refused(f"{start}{INVITATION}&invitation={INVITATION}", "two invitations")
+
+    def test_no_error_shows_it(self) -> None:
+        for text in (
+            f"abst://a/?pin={PIN_TEXT}&{INVITATION}",
+            f"abst://a/?invite={INVITATION}",
+            f"abst://a/?pin={PIN_TEXT}&invitation=\n{INVITATION}",
+            f"abst://a/b?invitation={INVITATION}",
+            f"abst://a:0?invitation={INVITATION}",
+            f"abst://a:42278&invitation={INVITATION}",
+            f"abst://a&invitation={INVITATION}",
+            f"abst://a/invitation={INVITATION}",
+            f"https://a/?invitation={INVITATION}",
+            f"abst://a/#invitation={INVITATION}",
+            f"abst://a..b/?invitation={INVITATION}",
+            f"abst://[/?invitation={INVITATION}",
+        ):
+            self.assert_refused(text, "")
+
+    def test_devices_tell_each_other_none(self) -> None:
+        """A peer could make this device show a wrong one in place of the one that it has."""
+        self.assertRaises(AddressError, RealmAddress.parse_told, self.LINK)
+        told = RealmAddress.parse_told(str(RealmAddress.parse(self.LINK)))
+        self.assertEqual(RealmAddress.parse(self.LINK), told)
 
 
 class PinTests(TestCase):

@@ -254,10 +254,12 @@ class IdentityTests(TestCase):
     def test_addresses(self) -> None:
         for entry in load("identity.json")["addresses"]:
             pin = None if entry["pin"] is None else bytes.fromhex(entry["pin"])
-            address = RealmAddress(entry["host"], entry["port"], pin)
+            address = RealmAddress(entry["host"], entry["port"], pin, entry["invitation"])
             self.assertEqual(address, RealmAddress.parse(entry["text"]), entry["name"])
             self.assertEqual(address, RealmAddress.parse(entry["written"]), entry["name"])
             self.assertEqual(entry["written"], str(address))
+            self.assertEqual(entry["invitation"], RealmAddress.parse(entry["text"]).invitation)
+            self.assertEqual(entry["link"], address.link)
 
     def test_bad_addresses(self) -> None:
         for entry in load("identity.json")["bad_addresses"]:

@@ -69,7 +69,8 @@ class PairingLink:
         try:
             (encoded,) = (value for key, value in values if key == "secret")
             secret = base64.urlsafe_b64decode(encoded + "==")
-            realms = tuple(RealmAddress.parse(value) for key, value in values if key == "realm")
+            told = [value for key, value in values if key == "realm"]
+            realms = tuple(RealmAddress.parse_told(value) for value in told)
             if len(secret) != LINK_SECRET_BYTES or len(realms) > MAX_LINK_REALMS:
                 raise ValueError
             return cls(DeviceID.parse(device_id), secret, realms)

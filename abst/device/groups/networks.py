@@ -63,7 +63,7 @@ class Networks:
             return
         for address in network.roster.realms():
             with contextlib.suppress(AddressError):
-                self.use_realm(RealmAddress.parse(address))
+                self.use_realm(RealmAddress.parse_told(address))
         with self._saving():
             for device_id, member in members.items():
                 if device_id != self._owner.device_id:

@@ -133,7 +133,7 @@ def _read(device_id: bytes, packet: GiveGroup) -> Offer:
     keys = GroupKeys(tuple(packet.seeds or ()))
     if packet.founder is None or packet.kind not in KINDS or keys.group_id != packet.peer_group:
         raise GroupError("this is no offer of a group: ask for it again")
-    realm = None if packet.realm is None else RealmAddress.parse(packet.realm)
+    realm = None if packet.realm is None else RealmAddress.parse_told(packet.realm)
     roster = Roster(packet.peer_group, packet.founder)
     roster.merge(packet.entries or ())
     return Offer(device_id, packet.peer_group, packet.kind, realm, keys, roster)
