@@ -1,7 +1,7 @@
 """``python -m abst.agent --home DIR``: the agent as 'abst up' runs it.
 
 In the background it logs to a file in its home that never grows large; with ``--foreground`` it
-logs to the terminal.
+logs to the terminal, or to the journal when the terminal's place is taken by it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ LOG_FILES = 2
 
 def start_log(home: Home, *, foreground: bool) -> None:
     """Send log lines to the terminal, or to a file that is rotated."""
-    from twisted.logger import globalLogBeginner, textFileLogObserver
+    from twisted.logger import globalLogBeginner
     from twisted.python.logfile import LogFile
 
+    from abst.logs import Level, LogFormat, open_log
+
     out: Any = sys.stderr
+    log_format = LogFormat.AUTO if foreground else LogFormat.LINES
     if not foreground:
         out = LogFile(
             home.log.name,
@@ -34,7 +37,8 @@ def start_log(home: Home, *, foreground: bool) -> None:
             maxRotatedFiles=LOG_FILES,
             defaultMode=0o600,
         )
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(out)], redirectStandardIO=False)
+    log = open_log(log_format, Level.INFO, identifier="abst-agent", out=out)
+    globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False)
 
 
 def main() -> None:

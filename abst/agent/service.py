@@ -37,6 +37,7 @@ from abst.device.lan import Lan, LocalNetwork
 from abst.device.session_store import SqliteSessionStore
 from abst.device_id import DeviceID
 from abst.errors import AbstError
+from abst.logs import LoggingService
 from abst.open_files import allow_open_files
 from abst.systemd import SystemdNotifier
 
@@ -47,7 +48,7 @@ OUTBOX_SECONDS: Final = 30 * 24 * 3600.0
 """How long what is sent waits for a device that is away."""
 
 
-class AgentService(MultiService):
+class AgentService(LoggingService, MultiService):
     """A device with a home.
 
     Attributes:

@@ -11,6 +11,7 @@ from abst import __version__
 from abst.agent.default_home import default_home
 from abst.agent.home import Home
 from abst.errors import AbstError
+from abst.logs import Level, LogFormat, open_twistd_log
 
 
 class Options(usage.Options):
@@ -23,12 +24,21 @@ class Options(usage.Options):
     )
     optParameters = [
         ["home", "h", None, "The device's folder (default: $ABST_HOME or ~/.local/share/abst)."],
+        ["log", None, "auto", "How to log: auto, lines, json or journal."],
+        ["log-level", None, "info", "What to log: debug, info, warn or error."],
     ]
 
     def opt_version(self) -> None:
         """Print ABST's version and exit."""
         print(f"abst-device {__version__}")
         raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check what is to be logged."""
+        for name, choices in (("log", LogFormat), ("log-level", Level)):
+            if self[name] not in list(choices):
+                known = ", ".join(choices)
+                raise usage.UsageError(f"--{name}: {self[name]!r} is none of {known}")
 
 
 def makeService(options: Options) -> Any:
@@ -39,6 +49,10 @@ def makeService(options: Options) -> Any:
 
     try:
         home = Path(options["home"]).expanduser() if options["home"] else default_home()
+        log_format, level = LogFormat(options["log"]), Level(options["log-level"])
+        log = open_twistd_log(log_format, level, options.parent, "abst-agent")
     except AbstError as error:
         raise SystemExit(f"abst-device: {error}") from None
-    return AgentService(reactor, Home(home))
+    service = AgentService(reactor, Home(home))
+    service.log_output = log
+    return service

@@ -12,6 +12,8 @@ import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from twisted.internet.endpoints import serverFromString
 
 from abst.address import DEFAULT_PORT
 from abst.errors import ConfigurationError
+from abst.logs import Level, LogFormat
 from abst.realm.limits import Limits
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -34,6 +37,8 @@ class Config:
         host: the name or address that devices shall use, or None to find one.
         certificate: a PEM chain to show instead of the identity's own certificate, or None.
         key: its PEM key, or None.
+        log: how its log is written.
+        log_level: from which level on.
         limits: what devices may use.
     """
 
@@ -42,6 +47,8 @@ class Config:
     host: str | None = None
     certificate: Path | None = None
     key: Path | None = None
+    log: LogFormat = LogFormat.AUTO
+    log_level: Level = Level.INFO
     limits: Limits = field(default_factory=Limits)
 
 
@@ -93,6 +100,8 @@ def from_settings(settings: Mapping[str, Any], file: str) -> Config:
         "host": _text,
         "certificate": _path,
         "key": _path,
+        "log": partial(_choice, LogFormat),
+        "log_level": partial(_choice, Level),
         "limits": _limits,
     }
     found: dict[str, Any] = {}
@@ -111,6 +120,14 @@ def _text(key: str, value: Any, file: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(file, key, "needs a text that is not empty")
     return value
+
+
+def _choice(choices: type[StrEnum], key: str, value: Any, file: str) -> StrEnum:
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(choices)
+        raise ConfigurationError(file, key, f"{value!r} is none of {known}") from None
 
 
 def _path(key: str, value: Any, file: str) -> Path:

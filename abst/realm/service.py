@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 from abst.address import RealmAddress
 from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
+from abst.logs import LoggingService
 from abst.open_files import allow_open_files
 from abst.realm.config import Config
 from abst.realm.limits import Limits
@@ -53,7 +53,7 @@ def write_line(text: str) -> None:
             stream.flush()
 
 
-class RealmService(Service):
+class RealmService(LoggingService):
     """A realm with its ports.
 
     Args:

@@ -11,6 +11,7 @@ from twisted.python import usage
 
 from abst import __version__
 from abst.errors import ConfigurationError
+from abst.logs import Log, open_twistd_log
 from abst.realm.config import Config, from_settings, load
 
 
@@ -26,6 +27,8 @@ class Options(usage.Options):
         ["state", "s", None, "Folder of the realm's identity (made when missing)."],
         ["config", "c", None, "Configuration file, such as /etc/abst/realm.toml."],
         ["host", None, None, "Name or address that devices shall use, for the printed address."],
+        ["log", None, None, "How to log: auto (default), lines, json or journal."],
+        ["log-level", None, None, "What to log: debug, info (default), warn or error."],
     ]
 
     def __init__(self) -> None:
@@ -51,10 +54,22 @@ class Options(usage.Options):
             print(f"abst-realm: {error}", file=sys.stderr)
             raise SystemExit(2) from None
 
+    def open_log(self) -> Log | None:
+        """Return the log that is configured; leave with status 2 when there is none."""
+        config = self.config
+        try:
+            return open_twistd_log(config.log, config.log_level, self.parent, "abst-realm")
+        except ConfigurationError as error:
+            print(f"abst-realm: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
     def _configure(self) -> Config:
         config = load(Path(self["config"])) if self["config"] else Config()
+        settings = ("listen", "state", "host", "log", "log-level")
         given = {
-            key: self[key] for key in ("listen", "state", "host") if self[key] not in (None, [])
+            setting.replace("-", "_"): self[setting]
+            for setting in settings
+            if self[setting] not in (None, [])
         }
         overrides = from_settings(given, "command line")
         return dataclasses.replace(config, **{key: getattr(overrides, key) for key in given})
@@ -66,4 +81,6 @@ def makeService(options: Options) -> Any:
 
     from abst.realm.service import RealmService
 
-    return RealmService(reactor, options.config)
+    service = RealmService(reactor, options.config)
+    service.log_output = options.open_log()
+    return service
