@@ -271,7 +271,6 @@ class Circuits:
         counters: Counters,
         deadlines: Deadlines,
     ) -> None:
-        self.limits = limits
         self.counters = counters
         self.deadlines = deadlines
         self._random_bytes = random_bytes
@@ -280,6 +279,11 @@ class Circuits:
         # Under the hashes of their tokens: how long a look takes says nothing of any token.
         self._awaited: dict[bytes, Seat] = {}
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
+        self.use_limits(limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on; circuits that are open keep how fast they may go."""
+        self.limits = limits
         self._requests = Quota(
             limits.circuit_requests_per_minute, limits.circuit_requests_per_minute / 60
         )

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from abst.errors import Code
 from abst.packets import DeleteValue, GetValue, ListValues, Packet, PutValue, WatchValues
+from abst.realm.limits import Limits
 
 ValueRequest = PutValue | GetValue | DeleteValue | ListValues | WatchValues
 
@@ -54,6 +55,9 @@ class GroupValues(Protocol):
 
     def limits_told(self) -> dict[str, float]:
         """Return the limits that members have to know."""
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on."""
 
     def next_deadline(self) -> float | None:
         """Return when ``handle_deadline`` wants to be called, or None."""

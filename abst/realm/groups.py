@@ -124,7 +124,6 @@ class Groups:
     def __init__(
         self, limits: Limits, store: Store, counters: Counters, wall: Callable[[], float]
     ) -> None:
-        self._limits = limits
         self._wall = wall
         self._now = -math.inf
         self._look_at = -math.inf
@@ -135,6 +134,11 @@ class Groups:
         self._count = len(self._groups)
         self._made = Counter(group.record.maker for group in self._groups.values())
         self._writing: dict[bytes, deque[tuple[Member, CreateGroup]]] = {}
+        self.use_limits(limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on; what there is already may be more than they allow."""
+        self._limits = limits
         per_minute = limits.group_requests_per_minute
         self._quota = Quota(per_minute, per_minute / 60)
 

@@ -34,10 +34,14 @@ class PairingWindows:
     """
 
     def __init__(self, limits: Limits, random_fraction: Callable[[], float]) -> None:
-        self._limits = limits
         self._random_fraction = random_fraction
         self._windows: dict[int, _Window] = {}
         self._numbers: dict[bytes, int] = {}
+        self.use_limits(limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on; windows that are open stay open."""
+        self._limits = limits
         each = limits.pairing_requests_per_minute
         self._by_device = Quota(each, each / 60)
         self._by_address = Quota(each * ADDRESS_FACTOR, each * ADDRESS_FACTOR / 60)

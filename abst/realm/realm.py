@@ -76,6 +76,18 @@ class Realm:
         self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_hello)
         return conversation
 
+    def use_limits(self, limits: Limits) -> None:
+        """Let other limits count from now on, and end nothing that there is.
+
+        Devices are told with their next heartbeat.
+        """
+        self.limits = limits
+        self.groups.use_limits(limits)
+        self.windows.use_limits(limits)
+        self.circuits.use_limits(limits)
+        if self.values is not None:
+            self.values.use_limits(limits)
+
     def next_deadline(self) -> float | None:
         """Return when ``handle_deadline`` wants to be called, or None."""
         due = self.deadlines.next()

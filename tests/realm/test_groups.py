@@ -398,6 +398,9 @@ class RecordingValues:
         """Return a limit."""
         return {"values": 5.0}
 
+    def use_limits(self, limits: Limits) -> None:
+        """Do nothing."""
+
     def next_deadline(self) -> float | None:
         """Wait for nothing."""
         return None

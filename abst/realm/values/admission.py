@@ -33,13 +33,17 @@ class Admission:
     """
 
     def __init__(self, limits: Limits, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
-        per_second = limits.value_requests_per_second
-        self._quota = Quota(per_second, per_second)
         self._max_waiting_bytes = max_waiting_bytes
-        self._most = limits.waiting_value_requests
         # By device, and none for a device of which nothing waits.
         self._waiting: dict[bytes, int] = {}
         self.waiting_bytes = 0
+        self.use_limits(limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on; what waits goes on waiting."""
+        per_second = limits.value_requests_per_second
+        self._quota = Quota(per_second, per_second)
+        self._most = limits.waiting_value_requests
 
     def enter(self, device_id: bytes, packet: ValueRequest, now: float) -> float:
         """Let a request wait, and return 0.0; or return after how many seconds to ask again."""

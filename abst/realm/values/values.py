@@ -90,7 +90,6 @@ class Values:
         max_names: int = MAX_NAMES,
     ) -> None:
         self._store = store
-        self._limits = limits
         self._counters = counters
         self._wall = wall
         self._groups = Groups(store, self._loaded, max_names)
@@ -98,11 +97,20 @@ class Values:
         self._recent = Recent()
         # What was decided of one group since the store was last asked for anything.
         self._gathered: _Gathered | None = None
-        # Floors rise in steps: one for each change would cost more than the change.
-        self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
         # From the clock on the wall to the one that deadlines are on.
         self._offset = 0.0
         self._now = 0.0
+        self._set_limits(limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Let these limits count from now on; what is kept already may be more than they allow."""
+        self._set_limits(limits)
+        self._admission.use_limits(limits)
+
+    def _set_limits(self, limits: Limits) -> None:
+        self._limits = limits
+        # Floors rise in steps: one for each change would cost more than the change.
+        self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
 
     def limits_told(self) -> dict[str, float]:
         """Return what Members says of values (spec: values.md, "Limits")."""
