@@ -209,6 +209,7 @@ class RealmFactory(Factory):
         wall: returns the seconds since 1970, by which the times of values are measured.
 
     Attributes:
+        context: what new connections are made of; those that are open keep theirs.
         newcomers: connections without TLS whose first packet has not come whole.
         legs: the transports of all connections that are no conversations.
     """
@@ -238,7 +239,7 @@ class RealmFactory(Factory):
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor
         self._descriptors = descriptor_set(reactor, self.settle)
-        self._context = realm_server_context(identity, certificate_file, key_file)
+        self.context = realm_server_context(identity, certificate_file, key_file)
         self.numbers = itertools.count(1)
         self.call_later = reactor.callLater
         self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
@@ -260,7 +261,7 @@ class RealmFactory(Factory):
             return None
         protocol = self.protocol()
         protocol.factory = self
-        return TlsAcceptor(self._descriptors, self._context, protocol, self._plain_connection)
+        return TlsAcceptor(self._descriptors, self.context, protocol, self._plain_connection)
 
     @property
     def is_polling(self) -> bool:
