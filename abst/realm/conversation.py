@@ -112,6 +112,9 @@ class Conversation:
         measure_progress: returns a number that grows while the device reads, though too slowly
             for the connection to take more; set by an adapter that can tell.
         heard_at: when bytes last came.
+        here_since: when its Hello was accepted; 0.0 before.
+        sent_packets: how many packets of this device were taken for others.
+        sent_bytes: how many bytes these had.
         observed_address: the other end's host and port as the realm sees them, or None.
         closed_for: the code with which the realm closed the conversation, or None.
         seat: what the connection is for since it has turned into a circuit's leg, or None.
@@ -138,11 +141,14 @@ class Conversation:
         "device_id",
         "early",
         "heard_at",
+        "here_since",
         "measure_progress",
         "memberships",
         "nonce",
         "observed_address",
         "seat",
+        "sent_bytes",
+        "sent_packets",
         "stalled",
         "state",
     )
@@ -170,6 +176,9 @@ class Conversation:
         self.memberships: dict[bytes, Membership] = {}
         self.state = State.AWAITING_HELLO
         self.heard_at = now
+        self.here_since = 0.0
+        self.sent_packets = 0
+        self.sent_bytes = 0
         self.stalled = False
         self.closed_for: Code | None = None
         self.seat: Seat | None = None
@@ -611,6 +620,7 @@ class Conversation:
                 self.close(Code.REALM_FULL, retry_after=FULL_RETRY_SECONDS)
                 return
             self.state = State.HERE
+            self.here_since = now
             self.nonce = realm.random_bytes(NONCE_BYTES)
             realm.here += 1
             realm.counters.connections += 1
@@ -703,12 +713,17 @@ class Conversation:
         if refusal is not None:
             self._count_drop(refusal, count)
             self.report_drop(refusal, target, count)
+            return
+        self.sent_packets += count
+        self.sent_bytes += len(run)
 
     def _publish(self, run: bytes, count: int, group: bytes) -> None:
         """Forward a run of messages to the other members of a peer group."""
         membership = self.memberships.get(group)
         if membership is not None:
             self._realm.groups.relay(membership, run, count)
+            self.sent_packets += count
+            self.sent_bytes += len(run)
             return
         if not is_device_id(group):
             raise RemoteProtocolError(Code.MALFORMED, "peer_group: needs a group's ID")
