@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -290,6 +290,10 @@ class Circuits:
 
     def __len__(self) -> int:
         return len(self._circuits)
+
+    def count_states(self) -> Counter[State]:
+        """Return how many circuits there are of each state."""
+        return Counter(circuit.state for circuit in self._circuits.values())
 
     # What devices say.
 

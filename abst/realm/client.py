@@ -44,6 +44,14 @@ class Client(Protocol):
 class GroupValues(Protocol):
     """What answers packets about the values of peer groups."""
 
+    @property
+    def stored_bytes(self) -> int:
+        """How much is kept of all groups."""
+
+    @property
+    def loaded_values(self) -> int:
+        """How many values the groups have whose indexes are in memory."""
+
     def handle(self, client: Client, packet: ValueRequest, now: float) -> None:
         """Answer one of the packets 8 to 12."""
 

@@ -114,6 +114,11 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def loaded_values(self) -> int:
+        """How many values the groups have whose indexes are in memory."""
+        return sum(group.index.values for group in self._recent.values() if group.index is not None)
+
     def use(self, group_id: bytes) -> Group:
         """Return a group."""
         group = self._groups.get(group_id)

@@ -112,6 +112,16 @@ class Values:
         # Floors rise in steps: one for each change would cost more than the change.
         self._most_changes = limits.group_changes + limits.group_changes // 8 + 1
 
+    @property
+    def stored_bytes(self) -> int:
+        """How much is kept of all groups."""
+        return self._groups.stored_bytes
+
+    @property
+    def loaded_values(self) -> int:
+        """How many values the groups have whose indexes are in memory."""
+        return self._groups.loaded_values
+
     def limits_told(self) -> dict[str, float]:
         """Return what Members says of values (spec: values.md, "Limits")."""
         limits = self._limits
