@@ -7,6 +7,7 @@ is asked for, the more goes into one commit, and nobody waits for more than two.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -67,6 +68,8 @@ class SqliteStore:
 
     Attributes:
         told: called after the answers to a batch.
+        committed: called after each batch with the seconds that it took in the thread, and whether
+            all of it was done.
 
     Raises:
         DatabaseError: the file is damaged, of another kind, or of a newer version; it is left
@@ -77,6 +80,7 @@ class SqliteStore:
 
     def __init__(self, reactor: Any, path: Path) -> None:
         self.told: Callable[[], None] = lambda: None
+        self.committed: Callable[[float, bool], None] = lambda seconds, is_done: None
         self._reactor = reactor
         self._gathered: list[_Job] = []
         self._is_working = False
@@ -165,8 +169,11 @@ class SqliteStore:
             self._is_working = True
             self._batches.put(None)
 
-    def _answer(self, batch: list[_Job], results: list[Any], problems: dict[Any, str]) -> None:
+    def _answer(
+        self, batch: list[_Job], results: list[Any], problems: dict[Any, str], seconds: float
+    ) -> None:
         self._is_working = False
+        self.committed(seconds, not problems)
         if problems:
             # What was asked for since was built on what has just failed.
             failed = [job for job in self._gathered if job.group in problems]
@@ -205,11 +212,13 @@ class SqliteStore:
             opened.set_exception(error)
             return
         while (batch := self._batches.get()) is not None:
+            begun = time.perf_counter()
             results, problem = _do(tables, batch)
             problems: dict[Any, str] = {}
             if problem:
                 results, problems = _do_by_groups(tables, batch)
-            self._reactor.callFromThread(self._answer, batch, results, problems)
+            seconds = time.perf_counter() - begun
+            self._reactor.callFromThread(self._answer, batch, results, problems, seconds)
         tables.close()
         self._reactor.callFromThread(self._end)
 
