@@ -30,6 +30,7 @@ class Code(StrEnum):
     WRONG_REVISION = "wrong_revision"
     VALUES_FULL = "values_full"
     NOT_KEPT = "not_kept"
+    VOLUME_SPENT = "volume_spent"
     # A circuit that was joined has been ended by the realm.
     CIRCUIT_IDLE = "circuit_idle"
     CIRCUIT_SPENT = "circuit_spent"
@@ -60,6 +61,11 @@ class Code(StrEnum):
     STALLED = "stalled"
     REPLACED = "replaced"
     REALM_FULL = "realm_full"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    NOT_INVITED = "not_invited"
+    WRONG_INVITATION = "wrong_invitation"
+    NOT_LISTED = "not_listed"
+    REVOKED = "revoked"
     RESTARTING = "restarting"
 
 
@@ -140,6 +146,11 @@ MEANINGS: dict[Code, Meaning] = {
         False,
         "the realm could not write it to its disk",
         "try again in a while; nothing has changed",
+    ),
+    Code.VOLUME_SPENT: Meaning(
+        False,
+        "as many bytes as the realm allows in a month have been sent",
+        "wait for the next month, or ask who runs the realm for more",
     ),
     Code.CIRCUIT_IDLE: Meaning(
         False, "nothing went over the circuit for too long", "open it again when it is needed"
@@ -230,6 +241,31 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.REALM_FULL: Meaning(
         True, "the realm has no room for another connection", "come back in a while"
+    ),
+    Code.TOO_MANY_CONNECTIONS: Meaning(
+        True,
+        "there are as many connections of this device, or from its address, as there may be",
+        "close some, or ask who runs the realm for more",
+    ),
+    Code.NOT_INVITED: Meaning(
+        True,
+        "this realm lets in who has been invited, and this device has not",
+        "ask who runs the realm for an invitation: 'abst-realm invite' makes one",
+    ),
+    Code.WRONG_INVITATION: Meaning(
+        True,
+        "this invitation is not good here: it was used up, is too old, or was withdrawn",
+        "ask who runs the realm for a new one: 'abst-realm invite' makes one",
+    ),
+    Code.NOT_LISTED: Meaning(
+        True,
+        "this realm lets in the devices on its list, and this one is not on it",
+        "tell who runs the realm this device's ID, which 'abst id' shows, for 'abst-realm allow'",
+    ),
+    Code.REVOKED: Meaning(
+        True,
+        "who runs this realm has shut this device out",
+        "ask them why, and tell them this device's ID, which 'abst id' shows",
     ),
     Code.RESTARTING: Meaning(
         True, "the realm is stopping or starting again", "come back in a while"

@@ -30,6 +30,17 @@ class Limits:
         stall_seconds: how long a device may read nothing while something waits for it.
         all_queues_bytes: how much may wait for all devices together.
         connections: how many connections there may be.
+        address_connections: how many of one network address, which for IPv6 is a /64.
+        device_connections: how many of one device, the legs of circuits aside.
+        address_handshakes_per_second: how often a network address may begin a connection; five
+            seconds' worth at once.
+        handshakes_per_second: the same for all addresses together from which no device has come
+            that may be here.
+        device_bytes_per_second: how fast one device may send; 0 is no limit.
+        device_packets_per_second: the same in packets; 0 is no limit.
+        bytes_per_second: how fast all devices together may send; 0 is no limit.
+        device_bytes_per_month: how much one device may send, over its circuits too; 0 is no limit.
+        bytes_per_month: the same for all devices together; 0 is no limit.
         pairing_windows: how many pairing windows there may be.
         pairing_window_seconds: how long a pairing window stays open.
         pairing_requests_per_minute: how often a device may open a window or look for one.
@@ -52,6 +63,7 @@ class Limits:
         group_values: how many names with values a group may have.
         group_bytes: how much all sealed values of a group may take.
         group_changes: how many of a group's changes the realm remembers at least.
+        device_values_bytes: how much all groups that one device has made may take on the disk.
         all_values_bytes: how much all groups may take on the disk, with the changes that are kept.
         value_requests_per_second: how often a device may put, get, delete, list and watch.
         waiting_value_requests: how many of these may wait for their answers, for one device.
@@ -66,6 +78,15 @@ class Limits:
     stall_seconds: float = 10.0
     all_queues_bytes: int = 256 * 1024 * 1024
     connections: int = 10_000
+    address_connections: int = 1000
+    device_connections: int = 32
+    address_handshakes_per_second: int = 20
+    handshakes_per_second: int = 200
+    device_bytes_per_second: int = 0
+    device_packets_per_second: int = 0
+    bytes_per_second: int = 0
+    device_bytes_per_month: int = 0
+    bytes_per_month: int = 0
     pairing_windows: int = 1000
     pairing_window_seconds: float = 60.0
     pairing_requests_per_minute: int = 10
@@ -87,6 +108,7 @@ class Limits:
     group_values: int = 10_000
     group_bytes: int = 16 * 1024 * 1024
     group_changes: int = 10_000
+    device_values_bytes: int = 256 * 1024 * 1024
     all_values_bytes: int = 1024 * 1024 * 1024
     value_requests_per_second: int = 1000
     waiting_value_requests: int = 256
@@ -129,6 +151,15 @@ _LEAST: dict[str, float] = {
     "stall_seconds": 0.1,
     "all_queues_bytes": 1,
     "connections": 1,
+    "address_connections": 1,
+    "device_connections": 2,  # A newer connection comes before the older one is replaced.
+    "address_handshakes_per_second": 1,
+    "handshakes_per_second": 1,
+    "device_bytes_per_second": 0,
+    "device_packets_per_second": 0,
+    "bytes_per_second": 0,
+    "device_bytes_per_month": 0,
+    "bytes_per_month": 0,
     "pairing_windows": 1,
     "pairing_window_seconds": 1,
     "pairing_requests_per_minute": 1,
@@ -150,6 +181,7 @@ _LEAST: dict[str, float] = {
     "group_values": 0,
     "group_bytes": 0,
     "group_changes": 1,
+    "device_values_bytes": 0,
     "all_values_bytes": 0,
     "value_requests_per_second": 1,
     "waiting_value_requests": 1,

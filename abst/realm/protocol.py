@@ -24,6 +24,7 @@ from abst.device_id import DeviceID
 from abst.errors import Code, IdentityError
 from abst.identity import Identity
 from abst.poller import descriptor_set
+from abst.realm.access import Mode
 from abst.realm.circuits import Circuit
 from abst.realm.conversation import Conversation, State
 from abst.realm.legs import Leg, join_in_user_space
@@ -207,6 +208,7 @@ class RealmFactory(Factory):
         pipes: how many pipes it may have for that.
         store: what it keeps over restarts; without one it keeps nothing.
         wall: returns the seconds since 1970, by which the times of values are measured.
+        access: who may use it.
 
     Attributes:
         context: what new connections are made of; those that are open keep theirs.
@@ -229,10 +231,13 @@ class RealmFactory(Factory):
         pipes: int = MAX_PIPES,
         store: Store | None = None,
         wall: Callable[[], float] = time.time,
+        access: Mode = Mode.OPEN,
     ) -> None:
         self.identity = identity
         store = store or MemoryStore()
-        self.realm = Realm(limits or Limits(), os.urandom, random.random, wall, store=store)
+        self.realm = Realm(
+            limits or Limits(), os.urandom, random.random, wall, store=store, mode=access
+        )
         store.told = self.settle
         self.realm.values = Values(store, self.realm.limits, self.realm.counters, wall)
         self.now = reactor.seconds

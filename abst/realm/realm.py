@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from abst.errors import Code
+from abst.realm.access import Access, Mode
 from abst.realm.circuits import Circuits
 from abst.realm.client import GroupValues
 from abst.realm.conversation import Conversation
@@ -40,6 +41,7 @@ class Realm:
         here: how many devices are here: their Hello was accepted, and they have not left.
         queued_bytes: how much waits for all devices together.
         store: what the realm keeps over restarts.
+        mode: who may use the realm when it begins; ``access`` knows who may now.
         values: what answers packets about the values of groups; None: they are unknown here.
     """
 
@@ -55,14 +57,17 @@ class Realm:
     here: int = 0
     queued_bytes: int = 0
     store: Store = field(default_factory=MemoryStore)
+    mode: Mode = Mode.OPEN
     values: GroupValues | None = None
     news_encoder: NewsEncoder = field(default_factory=NewsEncoder)
+    access: Access = field(init=False)
     groups: Groups = field(init=False)
     windows: PairingWindows = field(init=False)
     circuits: Circuits = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with the groups that the store has, with no pairing window open, and no circuit."""
+        self.access = Access(self.mode, self.store, self.wall, self.random_bytes)
         self.groups = Groups(self.limits, self.store, self.counters, self.wall)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(

@@ -24,6 +24,7 @@ class LimitsTests(SynchronousTestCase):
         unlimited = {limit.name for limit in dataclasses.fields(Limits) if limit.default == 0}
         none_at_all = {"circuits", "groups", "value_bytes"}
         none_at_all |= {"group_values", "group_idle_days", "group_bytes", "all_values_bytes"}
+        none_at_all |= {"device_values_bytes"}
         may_be_0 = unlimited | none_at_all
         for limit in dataclasses.fields(Limits):
             for value in (-1,) if limit.name in may_be_0 else (0, -1):

@@ -8,7 +8,7 @@ not answered yet fails with it: whoever asked has built one thing on the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 Done = Callable[[bool], None]
@@ -122,6 +122,74 @@ class Page(NamedTuple):
     floor_head: bytes
 
 
+class DeviceRecord(NamedTuple):
+    """A device that the operator, or an invitation, has decided about (spec: access.md).
+
+    Attributes:
+        device: its ID.
+        is_allowed: whether it may be here; False: it was revoked.
+        since: when that was decided, in seconds since 1970.
+        seen: the day, since 1970, on which it was last here; 0 when it never was.
+        invitation: the name of the invitation that it came by, "" for none.
+        note: the operator's words.
+    """
+
+    device: bytes
+    is_allowed: bool
+    since: int
+    seen: int = 0
+    invitation: str = ""
+    note: str = ""
+
+
+class InvitationRecord(NamedTuple):
+    """An invitation that may still be used (spec: access.md).
+
+    Attributes:
+        name: what the operator knows it by, which is no secret.
+        digest: SHA-256 of what is handed out; nothing else of it is kept.
+        uses_left: how many devices it may still let in; 0 is any number.
+        made: when, in seconds since 1970.
+        expires: from when on it is not good any more, in seconds since 1970; None for never.
+        note: the operator's words.
+    """
+
+    name: str
+    digest: bytes
+    uses_left: int
+    made: int
+    expires: int | None = None
+    note: str = ""
+
+
+class AccessChange(NamedTuple):
+    """A change of who may be here; all of it is done, or nothing.
+
+    Attributes:
+        devices: put in place of what was known of the same devices.
+        invitations: put in place of those with the same names.
+        forgotten_invitations: the names of those that are not good any more.
+    """
+
+    devices: Sequence[DeviceRecord] = ()
+    invitations: Sequence[InvitationRecord] = ()
+    forgotten_invitations: Sequence[str] = ()
+
+
+class Volumes(NamedTuple):
+    """How much has been sent in a month.
+
+    Attributes:
+        month: the month, as 12 x year + month - 1.
+        in_all: bytes of all devices together.
+        by_device: bytes of each.
+    """
+
+    month: int
+    in_all: int
+    by_device: Mapping[bytes, int]
+
+
 class Store(Protocol):
     """What a realm keeps.
 
@@ -146,6 +214,24 @@ class Store(Protocol):
 
     def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
         """Forget those groups that have never had a value; give these, or None when it failed."""
+
+    def devices(self) -> Iterable[DeviceRecord]:
+        """Return every device that was decided about, as it was when the store was opened."""
+
+    def invitations(self) -> Iterable[InvitationRecord]:
+        """Return every invitation, as it was when the store was opened."""
+
+    def change_access(self, change: AccessChange, done: Done) -> None:
+        """Change who may be here. What fails, fails with every later change not yet answered."""
+
+    def volumes(self) -> Volumes:
+        """Return how much had been sent in a month when the store was opened."""
+
+    def put_volumes(self, volumes: Volumes, done: Done) -> None:
+        """Keep how much has been sent: by the devices named, and in all.
+
+        What is known of other devices stays when it is of the same month.
+        """
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group, an empty one when nothing is kept; None: it failed."""

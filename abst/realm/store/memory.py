@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 
 from abst.packets import HASH_BYTES
 from abst.realm.store.interface import (
+    AccessChange,
     Addition,
     Change,
+    DeviceRecord,
     Done,
     Forgotten,
     GroupRecord,
     History,
+    InvitationRecord,
     Outline,
     Page,
+    Volumes,
 )
 
 
@@ -39,6 +43,9 @@ class MemoryStore:
         self.told: Callable[[], None] = lambda: None
         self._groups: dict[bytes, GroupRecord] = {}
         self._kept: dict[bytes, _Kept] = {}
+        self._devices: dict[bytes, DeviceRecord] = {}
+        self._invitations: dict[str, InvitationRecord] = {}
+        self._volumes = Volumes(0, 0, {})
 
     def groups(self) -> Iterable[GroupRecord]:
         """Return every group."""
@@ -63,6 +70,32 @@ class MemoryStore:
         for group in forgotten:
             del self._groups[group]
         done(forgotten)
+
+    def devices(self) -> Iterable[DeviceRecord]:
+        """Return every device that was decided about."""
+        return list(self._devices.values())
+
+    def invitations(self) -> Iterable[InvitationRecord]:
+        """Return every invitation."""
+        return list(self._invitations.values())
+
+    def change_access(self, change: AccessChange, done: Done) -> None:
+        """Change who may be here."""
+        self._devices.update((record.device, record) for record in change.devices)
+        self._invitations.update((record.name, record) for record in change.invitations)
+        for name in change.forgotten_invitations:
+            self._invitations.pop(name, None)
+        done(True)
+
+    def volumes(self) -> Volumes:
+        """Return how much has been sent in a month."""
+        return self._volumes
+
+    def put_volumes(self, volumes: Volumes, done: Done) -> None:
+        """Keep how much has been sent."""
+        before = self._volumes.by_device if self._volumes.month == volumes.month else {}
+        self._volumes = volumes._replace(by_device={**before, **volumes.by_device})
+        done(True)
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group."""

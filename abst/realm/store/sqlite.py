@@ -19,12 +19,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from abst.realm.store.interface import (
+    AccessChange,
     Addition,
+    DeviceRecord,
     Done,
     Forgotten,
     GroupRecord,
     History,
+    InvitationRecord,
     Page,
+    Volumes,
 )
 from abst.realm.store.tables import Tables
 
@@ -40,6 +44,21 @@ may wait for seconds."""
 
 LOG_SECONDS: Final = 60.0
 """How long a disk that takes nothing is mentioned once."""
+
+
+_ACCESS: Final = b"access"
+_VOLUMES: Final = b"volumes"
+"""What is about no group fails apart from groups."""
+
+
+class _Opened(NamedTuple):
+    """What there was when the file was opened."""
+
+    groups: list[GroupRecord]
+    stored_bytes: int
+    devices: list[DeviceRecord]
+    invitations: list[InvitationRecord]
+    volumes: Volumes
 
 
 class _Job(NamedTuple):
@@ -88,18 +107,18 @@ class SqliteStore:
         self._log_at = -math.inf
         self._closed: Deferred[None] | None = None
         self._batches: SimpleQueue[list[_Job] | None] = SimpleQueue()
-        opened: Future[tuple[list[GroupRecord], int]] = Future()
+        opened: Future[_Opened] = Future()
         # A realm that is ended otherwise than in order shall not wait for the thread.
         Thread(target=self._run, args=(path, opened), name="abst-store", daemon=True).start()
-        self._groups, self._stored_bytes = opened.result()
+        self._opened = opened.result()
 
     def groups(self) -> Iterable[GroupRecord]:
         """Return every group, as it was when the store was opened."""
-        return self._groups
+        return self._opened.groups
 
     def stored_bytes(self) -> int:
         """Return how much is kept of all values, as it was when the store was opened."""
-        return self._stored_bytes
+        return self._opened.stored_bytes
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""
@@ -115,6 +134,29 @@ class SqliteStore:
     def forget_groups(self, groups: Sequence[bytes], done: Forgotten) -> None:
         """Forget those groups that have never had a value; give these, or None when it failed."""
         self._ask(_Job(Tables.forget_groups, groups, done, None))
+
+    def devices(self) -> Iterable[DeviceRecord]:
+        """Return every device that was decided about, as it was when the store was opened."""
+        return self._opened.devices
+
+    def invitations(self) -> Iterable[InvitationRecord]:
+        """Return every invitation, as it was when the store was opened."""
+        return self._opened.invitations
+
+    def change_access(self, change: AccessChange, done: Done) -> None:
+        """Change who may be here. What fails, fails with every later change not yet answered."""
+        if len(self._gathered) >= MAX_GATHERED:
+            done(False)
+            return
+        self._ask(_Job(Tables.change_access, change, done, False, _ACCESS))
+
+    def volumes(self) -> Volumes:
+        """Return how much had been sent in a month when the store was opened."""
+        return self._opened.volumes
+
+    def put_volumes(self, volumes: Volumes, done: Done) -> None:
+        """Keep how much has been sent: by the devices named, and in all."""
+        self._ask(_Job(Tables.put_volumes, volumes, done, False, _VOLUMES))
 
     def load(self, group: bytes, done: Callable[[History | None], None]) -> None:
         """Give the history of a group, an empty one when nothing is kept; None: it failed."""
@@ -204,10 +246,18 @@ class SqliteStore:
 
     # In the thread.
 
-    def _run(self, path: Path, opened: Future[tuple[list[GroupRecord], int]]) -> None:
+    def _run(self, path: Path, opened: Future[_Opened]) -> None:
         try:
             tables = Tables(path)
-            opened.set_result((tables.groups(), tables.stored_bytes()))
+            opened.set_result(
+                _Opened(
+                    tables.groups(),
+                    tables.stored_bytes(),
+                    tables.devices(),
+                    tables.invitations(),
+                    tables.volumes(),
+                )
+            )
         except Exception as error:
             opened.set_exception(error)
             return

@@ -16,12 +16,16 @@ from abst.errors import DatabaseError
 from abst.packets import HASH_BYTES
 from abst.realm.store.interface import (
     MAX_REVISION,
+    AccessChange,
     Addition,
     Change,
+    DeviceRecord,
     GroupRecord,
     History,
+    InvitationRecord,
     Outline,
     Page,
+    Volumes,
 )
 
 KIND: Final = 0x41425247
@@ -48,6 +52,32 @@ CREATE TABLE change (
     facts BLOB NOT NULL,
     sealed BLOB
 )
+""",
+    """
+CREATE TABLE device (
+    device_id BLOB PRIMARY KEY,
+    allowed INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    invitation TEXT NOT NULL,
+    note TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE invitation (
+    name TEXT PRIMARY KEY,
+    digest BLOB NOT NULL,
+    uses_left INTEGER NOT NULL,
+    made INTEGER NOT NULL,
+    expires INTEGER,
+    note TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE month (
+    number INTEGER PRIMARY KEY,
+    bytes INTEGER NOT NULL
+);
+CREATE TABLE month_of_device (
+    device_id BLOB PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID
 """,
 )
 """A change's position is the number of its history and its revision, in one number: the changes of
@@ -80,6 +110,17 @@ _PUT_GROUP = "INSERT OR REPLACE INTO peer_group VALUES (?, ?, ?, ?, ?)"
 _GROUPS = "SELECT group_id, epoch, key, maker, used FROM peer_group"
 _USE = "UPDATE peer_group SET used = ? WHERE group_id = ?"
 _DROP_GROUP = "DELETE FROM peer_group WHERE group_id = ?"
+_DEVICES = "SELECT device_id, allowed, since, seen, invitation, note FROM device"
+_PUT_DEVICE = "INSERT OR REPLACE INTO device VALUES (?, ?, ?, ?, ?, ?)"
+_INVITATIONS = "SELECT name, digest, uses_left, made, expires, note FROM invitation"
+_PUT_INVITATION = "INSERT OR REPLACE INTO invitation VALUES (?, ?, ?, ?, ?, ?)"
+_DROP_INVITATION = "DELETE FROM invitation WHERE name = ?"
+_MONTH = "SELECT number, bytes FROM month"
+_PUT_MONTH = "INSERT OR REPLACE INTO month VALUES (?, ?)"
+_DROP_MONTHS = "DELETE FROM month"
+_VOLUMES = "SELECT device_id, bytes FROM month_of_device"
+_PUT_VOLUME = "INSERT OR REPLACE INTO month_of_device VALUES (?, ?)"
+_DROP_VOLUMES = "DELETE FROM month_of_device"
 _SUM = "SELECT coalesce(sum(stored_bytes), 0) FROM history"
 
 
@@ -137,6 +178,39 @@ class Tables:
         forgotten = [group for group in groups if self._find(group) is None]
         self._database.write_many(_DROP_GROUP, [(group,) for group in forgotten])
         return forgotten
+
+    def devices(self) -> list[DeviceRecord]:
+        """Return every device that was decided about."""
+        rows = self._database.read(_DEVICES)
+        return [DeviceRecord(device, bool(allowed), *rest) for device, allowed, *rest in rows]
+
+    def invitations(self) -> list[InvitationRecord]:
+        """Return every invitation."""
+        return [InvitationRecord(*row) for row in self._database.read(_INVITATIONS)]
+
+    def change_access(self, change: AccessChange) -> bool:
+        """Change who may be here."""
+        self._database.write_many(_PUT_DEVICE, change.devices)
+        self._database.write_many(_PUT_INVITATION, change.invitations)
+        names = [(name,) for name in change.forgotten_invitations]
+        self._database.write_many(_DROP_INVITATION, names)
+        return True
+
+    def volumes(self) -> Volumes:
+        """Return how much has been sent in a month."""
+        rows = self._database.read(_MONTH)
+        month, in_all = rows[0] if rows else (0, 0)
+        return Volumes(month, in_all, dict(self._database.read(_VOLUMES)))
+
+    def put_volumes(self, volumes: Volumes) -> bool:
+        """Keep how much has been sent."""
+        rows = self._database.read(_MONTH)
+        if not rows or rows[0][0] != volumes.month:
+            self._database.write(_DROP_MONTHS)
+            self._database.write(_DROP_VOLUMES)
+        self._database.write(_PUT_MONTH, (volumes.month, volumes.in_all))
+        self._database.write_many(_PUT_VOLUME, volumes.by_device.items())
+        return True
 
     def load(self, group: bytes) -> History:
         """Return the history of a group."""

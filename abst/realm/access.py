@@ -1,0 +1,341 @@
+"""Who may use a realm (spec: access.md): everybody, who was invited, or who is on a list.
+
+Pure. Owns the list of devices, the invitations, and every decision. What is decided is in force at
+once and kept by the store soon after; when the store does not take it, it is in force no more, but
+for a revocation, which stays until the realm stops. It knows no connections: ``Realm`` ends what a
+device has that may not be here any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from itertools import count
+from string import ascii_lowercase
+from typing import Final, NamedTuple, TypeVar
+
+from abst.errors import AbstError, Code
+from abst.realm.store.interface import AccessChange, DeviceRecord, Done, InvitationRecord, Store
+
+TOKEN_BYTES: Final = 16
+NAME_LETTERS: Final = 6
+MAX_NOTE_CHARACTERS: Final = 200
+MAX_DEVICES: Final = 100_000
+"""How many devices may be on the list for invitations to let in more."""
+MAX_INVITATIONS: Final = 10_000
+DAY_SECONDS: Final = 86400
+
+
+class Mode(StrEnum):
+    """Which devices may be here; those that were revoked never may."""
+
+    OPEN = "open"
+    INVITED = "invited"
+    LISTED = "listed"
+
+
+_REFUSALS: Final = {
+    Mode.OPEN: None,
+    Mode.INVITED: Code.NOT_INVITED,
+    Mode.LISTED: Code.NOT_LISTED,
+}
+"""What a device is told of which nothing is known."""
+
+_NO_DIGEST: Final = bytes(32)
+
+_Key = TypeVar("_Key")
+_Record = TypeVar("_Record")
+
+
+class Invitation(NamedTuple):
+    """An invitation that has just been made.
+
+    Attributes:
+        text: the secret that is handed out; it is kept nowhere.
+        record: what is kept.
+    """
+
+    text: str
+    record: InvitationRecord
+
+
+class Access:
+    """Who may be here.
+
+    Args:
+        mode: who may.
+        store: what lasts.
+        wall: returns the seconds since 1970.
+        random_bytes: returns that many unpredictable bytes.
+
+    Attributes:
+        mode: who may; changed by ``set_mode``.
+        own_devices: the realm's own, which may always be here and are counted nowhere.
+        revoked: called with each device that may not be here any more.
+        not_kept: called with each that may not be here after all, since the store has failed.
+        present: returns the devices that are here, or have anything here.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        store: Store,
+        wall: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.mode = mode
+        self.own_devices: set[bytes] = set()
+        self.revoked: Callable[[bytes], None] = _ignore
+        self.not_kept: Callable[[bytes], None] = _ignore
+        self.present: Callable[[], Iterable[bytes]] = tuple
+        self._store = store
+        self._wall = wall
+        self._random_bytes = random_bytes
+        # What is in force; and of that what the store is known to have.
+        self._devices = {record.device: record for record in store.devices()}
+        self._invitations = {record.name: record for record in store.invitations()}
+        self._kept_devices = dict(self._devices)
+        self._kept_invitations = dict(self._invitations)
+        self._names = {record.digest: record.name for record in self._invitations.values()}
+        # What the store was asked to keep, and has not answered yet, in order.
+        self._asked: dict[int, AccessChange] = {}
+        self._numbers = count()
+        # Revocations that are in force without being kept.
+        self._unkept: dict[int, AccessChange] = {}
+
+    # Decisions.
+
+    def refusal_of(self, device_id: bytes) -> Code | None:
+        """Return why a device may not be here, or None when it may."""
+        if device_id in self.own_devices:
+            return None
+        record = self._devices.get(device_id)
+        if record is None:
+            return _REFUSALS[self.mode]
+        return None if record.is_allowed else Code.REVOKED
+
+    def is_admitted(self, device_id: bytes) -> bool:
+        """Tell whether a device may be here."""
+        return self.refusal_of(device_id) is None
+
+    def admit(self, device_id: bytes, invitation: str | None) -> Code | None:
+        """Let a device in that has said Hello, and return None; or return why it may not be here.
+
+        Where invitations are taken, a good one puts the device on the list.
+        """
+        refusal = self.refusal_of(device_id)
+        if refusal is None:
+            self._note_seen(device_id)
+        elif refusal is Code.NOT_INVITED and invitation is not None:
+            refusal = self._admit_by(device_id, invitation)
+        return refusal
+
+    def set_mode(self, mode: Mode) -> None:
+        """Let other devices in from now on; who is here and may not be is reported."""
+        self.mode = mode
+        for device_id in tuple(self.present()):
+            if not self.is_admitted(device_id):
+                self.revoked(device_id)
+
+    # The list.
+
+    def devices(self) -> list[DeviceRecord]:
+        """Return every device that was decided about, the oldest decision first."""
+        return sorted(self._devices.values(), key=lambda record: record.since)
+
+    def allow(self, device_id: bytes, note: str, done: Done) -> None:
+        """Put a device on the list, also one that was revoked.
+
+        Raises:
+            ValueError: the note is too long.
+        """
+        before = self._devices.get(device_id)
+        seen = 0 if before is None else before.seen
+        record = DeviceRecord(device_id, True, self._now(), seen, "", _checked(note))
+        self._change(AccessChange((record,)), done)
+
+    def revoke(self, device_id: bytes, done: Done) -> None:
+        """Shut a device out, at once; it stays shut out when ``done`` hears that it is not kept."""
+        before = self._devices.get(device_id) or DeviceRecord(device_id, False, 0)
+        record = before._replace(is_allowed=False, since=self._now())
+        self._change(AccessChange((record,)), done)
+        self.revoked(device_id)
+
+    # Invitations.
+
+    def invitations(self) -> list[InvitationRecord]:
+        """Return the invitations that are good now, the oldest first."""
+        now = self._wall()
+        good = [record for record in self._invitations.values() if not _is_over(record, now)]
+        return sorted(good, key=lambda record: record.made)
+
+    def invite(self, uses: int, expires: int | None, note: str, done: Done) -> Invitation:
+        """Make an invitation; nobody should be told of it before ``done`` hears that it is kept.
+
+        Args:
+            uses: how many devices it lets in; 0 is any number.
+            expires: from when on it is not good any more, in seconds since 1970; None for never.
+            note: the operator's words.
+            done: called once it is safe, or is not.
+
+        Raises:
+            ValueError: there is no such number, or the note is too long.
+            AbstError: there are too many.
+        """
+        if uses < 0:
+            raise ValueError("uses: 0 for any number, or how many")
+        now = self._wall()
+        over = [record.name for record in self._invitations.values() if _is_over(record, now)]
+        if len(self._invitations) - len(over) >= MAX_INVITATIONS:
+            raise AbstError(f"there are {MAX_INVITATIONS} invitations already; withdraw some")
+        text = urlsafe_b64encode(self._random_bytes(TOKEN_BYTES)).decode().rstrip("=")
+        record = InvitationRecord(
+            self._new_name(), _digest_of(text), uses, int(now), expires, _checked(note)
+        )
+        self._change(AccessChange((), (record,), over), done)
+        return Invitation(text, record)
+
+    def withdraw(self, name: str, done: Done) -> bool:
+        """Let an invitation be good no more; False when there is none of that name.
+
+        Who has come by it stays.
+        """
+        if name not in self._invitations:
+            return False
+        self._change(AccessChange((), (), (name,)), done)
+        return True
+
+    def _admit_by(self, device_id: bytes, text: str) -> Code | None:
+        invitation = self._find(text)
+        if invitation is None:
+            return Code.WRONG_INVITATION
+        if len(self._devices) >= MAX_DEVICES:
+            return Code.REALM_FULL
+        record = DeviceRecord(device_id, True, self._now(), self._today(), invitation.name)
+        if invitation.uses_left == 0:
+            change = AccessChange((record,))
+        elif invitation.uses_left == 1:
+            change = AccessChange((record,), (), (invitation.name,))
+        else:
+            left = invitation._replace(uses_left=invitation.uses_left - 1)
+            change = AccessChange((record,), (left,))
+        self._change(change, _ignore)
+        # A store that answers at once may have failed already.
+        return self.refusal_of(device_id)
+
+    def _find(self, text: str) -> InvitationRecord | None:
+        """Return the invitation with this secret, if it is good.
+
+        What is looked for is a hash, so how long that takes says nothing of any secret.
+        """
+        digest = _digest_of(text)
+        record = self._invitations.get(self._names.get(digest, ""))
+        is_right = hmac.compare_digest(_NO_DIGEST if record is None else record.digest, digest)
+        if record is None or not is_right or _is_over(record, self._wall()):
+            return None
+        return record
+
+    def _new_name(self) -> str:
+        while True:
+            letters = (ascii_lowercase[byte % 26] for byte in self._random_bytes(NAME_LETTERS))
+            name = "".join(letters)
+            if name not in self._invitations:
+                return name
+
+    # What is in force, and what is kept.
+
+    def _note_seen(self, device_id: bytes) -> None:
+        record = self._devices.get(device_id)
+        today = self._today()
+        if record is not None and record.seen < today:
+            self._change(AccessChange((record._replace(seen=today),)), _ignore)
+
+    def _change(self, change: AccessChange, done: Done) -> None:
+        number = next(self._numbers)
+        self._asked[number] = change
+        self._put_in_force(change)
+
+        def answered(is_kept: bool) -> None:
+            del self._asked[number]
+            if is_kept:
+                _apply(change, self._kept_devices, self._kept_invitations)
+                self._settle(number, change)
+            else:
+                self._undo(number, change)
+            done(is_kept)
+
+        self._store.change_access(change, answered)
+
+    def _put_in_force(self, change: AccessChange) -> None:
+        _apply(change, self._devices, self._invitations)
+        self._names.update((record.digest, record.name) for record in change.invitations)
+        # The name of an invitation that is gone leads nowhere; most of them shall not be such.
+        if len(self._names) > 2 * len(self._invitations):
+            self._names = {record.digest: record.name for record in self._invitations.values()}
+
+    def _settle(self, number: int, change: AccessChange) -> None:
+        """Forget the revocations that something kept has taken the place of."""
+        for record in change.devices if self._unkept else ():
+            for earlier in [it for it in self._unkept if it < number]:
+                if self._unkept[earlier].devices[0].device == record.device:
+                    del self._unkept[earlier]
+
+    def _undo(self, number: int, change: AccessChange) -> None:
+        """Have in force what is kept, what was asked for besides, and every revocation."""
+        for record in change.devices:
+            _restore(self._devices, self._kept_devices, record.device)
+            if not record.is_allowed:
+                self._unkept[number] = AccessChange((record,))
+        for name in (*(it.name for it in change.invitations), *change.forgotten_invitations):
+            _restore(self._invitations, self._kept_invitations, name)
+        for _, other in sorted({**self._asked, **self._unkept}.items()):
+            _apply(other, self._devices, self._invitations)
+        self._names = {record.digest: record.name for record in self._invitations.values()}
+        for record in change.devices:
+            if record.is_allowed and not self.is_admitted(record.device):
+                self.not_kept(record.device)
+
+    def _now(self) -> int:
+        return int(self._wall())
+
+    def _today(self) -> int:
+        return self._now() // DAY_SECONDS
+
+
+def _apply(
+    change: AccessChange,
+    devices: dict[bytes, DeviceRecord],
+    invitations: dict[str, InvitationRecord],
+) -> None:
+    devices.update((record.device, record) for record in change.devices)
+    invitations.update((record.name, record) for record in change.invitations)
+    for name in change.forgotten_invitations:
+        invitations.pop(name, None)
+
+
+def _restore(in_force: dict[_Key, _Record], kept: dict[_Key, _Record], key: _Key) -> None:
+    if key in kept:
+        in_force[key] = kept[key]
+    else:
+        in_force.pop(key, None)
+
+
+def _is_over(record: InvitationRecord, now: float) -> bool:
+    return record.expires is not None and now >= record.expires
+
+
+def _digest_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _checked(note: str) -> str:
+    if len(note) > MAX_NOTE_CHARACTERS:
+        raise ValueError(f"note: at most {MAX_NOTE_CHARACTERS} characters")
+    return note
+
+
+def _ignore(_: object) -> None:
+    """Take an answer that nobody waits for."""
