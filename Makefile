@@ -16,6 +16,9 @@ BENCH_FLAGS ?=
 FILE ?=
 SECONDS ?= 600
 ROUNDS ?= 200
+IDLE ?= 5000
+TALKING ?= 500
+STORM ?= 2000
 SEED ?=
 
 SHELL := /bin/sh
@@ -66,12 +69,17 @@ test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: who
 	ABST_TOOL_TESTS=1 $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_demo tests.test_benchmarks
 
 soak: SET = latest
-soak: $(LATEST)/.test $(LATEST)/.package ## the fault tests for as long as asked [SECONDS=600 ROUNDS=200 SEED=n]
+soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked [SECONDS=600 ROUNDS=200 SEED=n IDLE=5000 TALKING=500 STORM=2000]
 	@echo "== faults for $(SECONDS) s"
 	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
 	@echo "== a realm killed $(ROUNDS) times"
 	ABST_ROUNDS=$(ROUNDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_values_kill \
 	    tests.integration.test_group_storm.KilledRealmTests
+	@echo "== $(IDLE) idle devices and $(TALKING) talking ones for $(SECONDS) s"
+	ABST_SOAK_SECONDS=$(SECONDS) ABST_LOAD_IDLE=$(IDLE) ABST_LOAD_TALKING=$(TALKING) \
+	    $(TRIAL) $(TRIAL_FLAGS) tests.load.test_load
+	@echo "== $(STORM) devices come back at once"
+	ABST_LOAD_STORM=$(STORM) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_storm
 
 lab: SET = latest
 lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]
