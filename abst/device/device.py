@@ -157,11 +157,17 @@ class Device(Service):
     # For applications.
 
     def addRealm(self, address: RealmAddress) -> None:
-        """Use a realm from now on, after those that are used already."""
-        if address in self.links:
+        """Use a realm from now on, after those that are used already.
+
+        One that is used already is shown the invitation in the address, if there is one.
+        """
+        known = self.links.get(address)
+        if known is not None:
+            if address.invitation is not None:
+                known.invite(address.invitation)
             return
         link = self._make_link(self.reactor, self.identity, address, self, self.random_fraction)
-        self.links[address] = link
+        self.links[address.without_invitation] = link
         if self.running:
             link.start()
 
@@ -300,12 +306,25 @@ class Device(Service):
             connection.link_up(link)
         # Whoever has something waiting for this device learns that it is back.
         self._greetings.add(peer.device_id for peer in self.peers.all())
+        if link.path.realm is not None:
+            self._tell_factory(self.factory.realmConnectionMade, link.path.realm)
 
     def link_down(self, link: Link) -> None:
         """A realm's connection is gone."""
         self.groups.link_down(link)
         for connection in list(self._connections.values()):
             connection.link_down(link)
+
+    def link_failed(self, link: Link, problem: AbstError) -> None:
+        """A realm cannot be used for now: tell the application why."""
+        if self.running and link.path.realm is not None:
+            self._tell_factory(self.factory.realmConnectionFailed, link.path.realm, problem)
+
+    def _tell_factory(self, hook: Callable[..., None], *arguments: Any) -> None:
+        try:
+            hook(*arguments)
+        except Exception:
+            self.log.failure("an application's factory failed")
 
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         """Hand TLS bytes to the connection of the device that sent them."""

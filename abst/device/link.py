@@ -37,10 +37,12 @@ from abst.device.realm_client import (
 from abst.device.requests import Requests
 from abst.errors import (
     AbstError,
+    Code,
+    IdentityError,
     LocalProtocolError,
     PeerUnreachableError,
+    RealmRefusedError,
     RemoteProtocolError,
-    explain,
 )
 from abst.identity import Identity
 from abst.packets import Circuit, Error, Packet
@@ -55,6 +57,20 @@ CONNECT_SECONDS: Final = 10.0
 HURRY_SECONDS: Final = 5.0
 """A connection lost so soon after a change of this device's network is made anew at once."""
 
+LASTING_REFUSALS: Final = frozenset(
+    {
+        Code.NOT_INVITED,
+        Code.WRONG_INVITATION,
+        Code.NOT_LISTED,
+        Code.REVOKED,
+        Code.WRONG_VERSION,
+    }
+)
+"""Refusals that last until somebody does something; others pass by themselves."""
+
+NOT_YET: Final = "not connected yet"
+"""The problem of a link that has not come to the end of its first try."""
+
 
 class LinkOwner(Protocol):
     """Whoever uses a link."""
@@ -64,6 +80,9 @@ class LinkOwner(Protocol):
 
     def link_down(self, link: Link) -> None:
         """The connection is gone; the link tries again by itself."""
+
+    def link_failed(self, link: Link, problem: AbstError) -> None:
+        """The connection is gone, or was not made or not accepted: why."""
 
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         """Another device's bytes came."""
@@ -92,6 +111,8 @@ class Link(Protocol):
         is_up: whether the realm has accepted this device.
         max_content_bytes: the most that ``send`` takes.
         problem: one line on why it is down, or None.
+        refusal: why it is going to stay down until somebody does something, or None.
+        invitation: what the realm is shown until it has accepted this device, or None: a secret.
         observed_address: where the realm sees this device, host and port, or None.
         nonce: what proofs on the present connection are made with.
     """
@@ -100,6 +121,8 @@ class Link(Protocol):
     is_up: bool
     max_content_bytes: int
     problem: str | None
+    refusal: AbstError | None
+    invitation: str | None
     observed_address: tuple[str, int] | None
     nonce: bytes
 
@@ -117,6 +140,9 @@ class Link(Protocol):
 
     def network_changed(self) -> None:
         """See at once whether the connection still works, or try to connect now."""
+
+    def invite(self, invitation: str) -> None:
+        """Show the realm this invitation: now if it is down, else when it is made anew."""
 
     def ask(self, packet: Packet) -> Deferred[Any]:
         """Ask the realm something: the packet is given a number, and the answer has it.
@@ -158,6 +184,12 @@ def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: floa
     return max(min(asked_seconds, MAX_ASKED_WAIT_SECONDS), 0.0) + (
         wait if failures > 1 else fraction * 0.1
     )
+
+
+def lasting_refusal(problem: AbstError) -> AbstError | None:
+    """Return why a link is going to stay down, or None when it may come up by itself."""
+    refused = isinstance(problem, RealmRefusedError) and problem.code in LASTING_REFUSALS
+    return problem if refused or isinstance(problem, IdentityError) else None
 
 
 class Backoff:
@@ -221,18 +253,20 @@ class RealmLink:
         owner: LinkOwner,
         random_fraction: Callable[[], float],
     ) -> None:
-        self.address = address
-        self.path = Path("realm", address)
+        self.address = address.without_invitation
+        self.path = Path("realm", self.address)
         self.is_up = False
         self.max_content_bytes = 0
-        self.problem: str | None = "not connected yet"
+        self.problem: str | None = NOT_YET
+        self.refusal: AbstError | None = None
+        self.invitation = address.invitation
         self.observed_address: tuple[str, int] | None = None
         self.nonce = b""
         self.identity = identity
         self.reactor = reactor
         self.owner = owner
         self._backoff = Backoff(random_fraction)
-        self._creator = realm_client_creator(identity, address)
+        self._creator = realm_client_creator(identity, self.address)
         endpoint = wrapClientTLS(
             self._creator,
             HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS),
@@ -243,7 +277,8 @@ class RealmLink:
         self._protocol: _LinkProtocol | None = None
         self._stopped = True
         self._hurries_until = 0.0
-        self._legs = LegDialler(reactor, identity, address)
+        self._problem = AbstError(NOT_YET)
+        self._legs = LegDialler(reactor, identity, self.address)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -297,7 +332,18 @@ class RealmLink:
         if self._protocol is not None:
             self._hurries_until = self.reactor.seconds() + HURRY_SECONDS
             self._protocol.probe()
-        elif self._service.running:
+        else:
+            self._try_now()
+
+    def invite(self, invitation: str) -> None:
+        """Show the realm this invitation: now if it is down, else when it is made anew."""
+        self.invitation = invitation
+        if not self.is_up:
+            self._note(AbstError(NOT_YET))
+            self._try_now()
+
+    def _try_now(self) -> None:
+        if self._service.running:
             # The service has no way to be told to hurry: it waits, or tries where nothing is.
             maybeDeferred(self._service.stopService).addBoth(
                 lambda _: self.reactor.callLater(0, self._start_again)
@@ -309,42 +355,54 @@ class RealmLink:
 
     # What the protocol tells.
 
-    def connected(self, protocol: _LinkProtocol) -> None:
-        """The TLS connection stands, and the realm has answered."""
+    def connected(self, protocol: _LinkProtocol, shown: str | None) -> None:
+        """The TLS connection stands, and the realm has answered; it was shown an invitation."""
         self._protocol = protocol
         self.is_up = True
-        self.problem = None
+        self.problem = self.refusal = None
+        if self.invitation == shown:
+            # The realm knows this device now, and the secret is worth nothing any more.
+            self.invitation = None
         self._backoff.connected(self.reactor.seconds())
         self.log.info("realm {realm}: connected", realm=_short(self.address))
         self.owner.link_up(self)
 
-    def disconnected(self, reason: str) -> None:
+    def disconnected(self, problem: AbstError) -> None:
         """The connection is gone, or was never accepted."""
         was_up, self.is_up = self.is_up, False
         self._protocol = None
         self._backoff.disconnected(self.reactor.seconds())
-        self._failed(reason)
+        is_wanted = self._service.running
+        if is_wanted:
+            # What the handshake has found says more than what that led to.
+            self._note(getattr(self._creator, "problem", None) or problem)
         if was_up:
             self.owner.link_down(self)
+        if is_wanted:
+            self._failed()
 
     def refused(self, error: Error, closes: bool) -> None:
         """The realm sent an Error."""
         if error.target_device is not None or not closes:
             self.owner.content_refused(self, error)
         if closes:
-            self.problem = explain(error.code, error.reason)
+            self._note(refusal_of(error))
         self._backoff.refused(error)
 
     # Inside.
 
-    def _failed(self, reason: str) -> None:
-        problem = getattr(self._creator, "problem", None)
-        self.problem = str(problem) if problem is not None else reason
+    def _note(self, problem: AbstError) -> None:
+        self._problem = problem
+        self.problem = str(problem)
+        self.refusal = lasting_refusal(problem)
+
+    def _failed(self) -> None:
         self.log.info(
             "realm {realm}: not connected: {problem}",
             realm=_short(self.address),
             problem=self.problem,
         )
+        self.owner.link_failed(self, self._problem)
 
     def _wait(self, attempt: int) -> float:
         self.reactor.callLater(0, self._watch_failure)
@@ -361,7 +419,8 @@ class RealmLink:
 
     def _not_connected(self, failure: Failure) -> None:
         if self._service.running:
-            self._failed(connect_problem(failure, self.address))
+            self._note(AbstError(connect_problem(failure, self.address)))
+            self._failed()
 
 
 class _LinkFactory(Factory):
@@ -384,13 +443,17 @@ class _LinkProtocol(TwistedProtocol):
         self._reactor = link.reactor
         self._client: RealmClient | None = None
         self._timer: Any = None
-        self._last_words: str | None = None
+        self._last_words: AbstError | None = None
+        self._shown: str | None = None
         self._requests = Requests()
         self._is_handing_out = False
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
-        self._client = RealmClient(self._link.identity.device_id, self._reactor.seconds())
+        self._shown = self._link.invitation
+        self._client = RealmClient(
+            self._link.identity.device_id, self._reactor.seconds(), self._shown
+        )
         self._settle()
 
     def dataReceived(self, data: bytes) -> None:
@@ -444,7 +507,8 @@ class _LinkProtocol(TwistedProtocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._requests.lost()
-        self._link.disconnected(self._last_words or connect_problem(reason, self._link.address))
+        gone = AbstError(connect_problem(reason, self._link.address))
+        self._link.disconnected(self._last_words or gone)
 
     def _settle(self) -> None:
         """Dispatch what happened, write what is to be written, and re-arm the timer."""
@@ -471,7 +535,7 @@ class _LinkProtocol(TwistedProtocol):
                 self._link.max_content_bytes = event.max_content_bytes
                 self._link.observed_address = event.observed_address
                 self._link.nonce = event.nonce
-                self._link.connected(self)
+                self._link.connected(self, self._shown)
             case Delivered():
                 self._link.owner.content_received(self._link, event.source_device, event.content)
             case Answered():
@@ -484,7 +548,7 @@ class _LinkProtocol(TwistedProtocol):
                 self._link.owner.group_told(self._link, event.peer_group, event.packet)
             case Refused():
                 if event.closes:
-                    self._last_words = explain(event.error.code, event.error.reason)
+                    self._last_words = refusal_of(event.error)
                 self._link.refused(event.error, event.closes)
 
     def _arm(self, due: float) -> None:
@@ -505,9 +569,14 @@ class _LinkProtocol(TwistedProtocol):
         self._settle()
 
     def _give_up(self, problem: AbstError) -> None:
-        self._last_words = str(problem)
+        self._last_words = self._last_words or problem
         self._client = None
         self.transport.abortConnection()
+
+
+def refusal_of(error: Error) -> RealmRefusedError:
+    """Return what an Error means that closes a connection."""
+    return RealmRefusedError(error.code, error.reason, error.retry_after)
 
 
 def _short(address: RealmAddress) -> str:

@@ -12,8 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from abst.address import RealmAddress
 from abst.device.paths import Path
 from abst.device.peers import Peer
+from abst.errors import AbstError
 
 
 class SessionTransport(Protocol):
@@ -142,7 +144,10 @@ class DeviceProtocol:
 
 
 class DeviceFactory:
-    """Builds a ``DeviceProtocol`` for each session, whichever side began it."""
+    """Builds a ``DeviceProtocol`` for each session, whichever side began it.
+
+    Override ``realmConnectionMade`` and ``realmConnectionFailed`` to hear how its realms stand.
+    """
 
     protocol: type[DeviceProtocol] = DeviceProtocol
 
@@ -151,3 +156,13 @@ class DeviceFactory:
         protocol = self.protocol()
         protocol.factory = self
         return protocol
+
+    def realmConnectionMade(self, realm: RealmAddress) -> None:
+        """Called when a realm has accepted this device."""
+
+    def realmConnectionFailed(self, realm: RealmAddress, problem: AbstError) -> None:
+        """Called when a realm is not connected any more, and when a try to connect has failed.
+
+        The device goes on trying by itself. ``problem`` is a ``RealmRefusedError`` when the realm
+        does not let this device in; the text says what to do.
+        """

@@ -107,10 +107,17 @@ Event = Welcomed | Delivered | Refused | CircuitOffered | CircuitEnded | GroupTo
 
 
 class RealmClient:
-    """One connection to a realm, from the device's end."""
+    """One connection to a realm, from the device's end.
 
-    def __init__(self, device_id: bytes, now: float) -> None:
+    Args:
+        device_id: this device's ID.
+        now: the time.
+        invitation: what a realm is shown that does not know this device yet, or None.
+    """
+
+    def __init__(self, device_id: bytes, now: float, invitation: str | None = None) -> None:
         self._device_id = device_id
+        self._invitation = invitation
         self._decoder = codec.Decoder(packets.MAX_VALUE_PACKET_BYTES)
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
@@ -212,7 +219,8 @@ class RealmClient:
 
     def _say_hello(self, now: float) -> None:
         self._requests += 1
-        self._out.append(codec.encode(Hello(self._device_id, request=self._requests)))
+        hello = Hello(self._device_id, invitation=self._invitation, request=self._requests)
+        self._out.append(codec.encode(hello))
         self._heartbeat_at = now + self._heartbeat_seconds
 
     def _take(self, packet: packets.Packet, now: float) -> None:
@@ -261,6 +269,7 @@ class RealmClient:
         if self._welcomed:
             return
         self._welcomed = True
+        self._invitation = None
         self._heartbeat_at = now + self._heartbeat_seconds
         # Told once: whoever sends has cut its bytes to fit, and cannot do so again.
         told = int(back.limits.get("packet_bytes", packets.MAX_PACKET_BYTES))

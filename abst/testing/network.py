@@ -141,4 +141,6 @@ class MemoryNetwork:
         random_fraction: Callable[[], float],
     ) -> MemoryLink:
         # Not the device's own randomness: the seed decides.
-        return MemoryLink(reactor, identity, self._realms[address], owner, self._random.random)
+        realm = self._realms[address]
+        fraction = self._random.random
+        return MemoryLink(reactor, identity, realm, owner, fraction, address.invitation)

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from abst import packets
 from abst.address import RealmAddress
-from abst.device.link import Backoff, LinkOwner
+from abst.device.link import NOT_YET, Backoff, LinkOwner, lasting_refusal, refusal_of
 from abst.device.paths import Path
 from abst.device.pipes import Pipe
 from abst.device.realm_client import (
@@ -32,7 +32,6 @@ from abst.errors import (
     PeerUnreachableError,
     RealmRefusedError,
     RemoteProtocolError,
-    explain,
 )
 from abst.identity import Identity
 from abst.packets import Error
@@ -243,11 +242,14 @@ class MemoryLink:
         realm: MemoryRealm,
         owner: LinkOwner,
         random_fraction: Callable[[], float],
+        invitation: str | None = None,
     ) -> None:
         self.path = Path("realm", realm.address)
         self.is_up = False
         self.max_content_bytes = 0
-        self.problem: str | None = "not connected yet"
+        self.problem: str | None = NOT_YET
+        self.refusal: AbstError | None = None
+        self.invitation = invitation
         self.observed_address: tuple[str, int] | None = None
         self.nonce = b""
         self.identity = identity
@@ -258,7 +260,8 @@ class MemoryLink:
         self._client: RealmClient | None = None
         self._conversation: Conversation | None = None
         self._stopped = True
-        self._last_words: str | None = None
+        self._last_words: AbstError | None = None
+        self._shown: str | None = None
         self._calls: list[Any] = []
         self._requests = Requests()
 
@@ -271,7 +274,7 @@ class MemoryLink:
         """Close, and connect no more."""
         self._flush()
         self._stopped = True
-        self._hang_up("stopped")
+        self._hang_up(AbstError("stopped"))
         self._forget_calls()
         return succeed(None)
 
@@ -311,9 +314,15 @@ class MemoryLink:
     def network_changed(self) -> None:
         """Do nothing: in memory a connection is there or not."""
 
+    def invite(self, invitation: str) -> None:
+        """Show the realm this invitation: now if it is down, else when it is made anew."""
+        self.invitation = invitation
+        if not self.is_up and not self._stopped:
+            self._later(0, self._connect)
+
     def cut(self) -> None:
         """Lose the connection without a word to either side."""
-        self._hang_up("the connection was cut")
+        self._hang_up(AbstError("the connection was cut"))
 
     def vanish(self) -> None:
         """Lose the connection without a word, and connect no more."""
@@ -339,7 +348,7 @@ class MemoryLink:
 
     def _end(self, client: RealmClient | None) -> None:
         if client is self._client:
-            self._hang_up(self._last_words or "closed by the realm")
+            self._hang_up(self._last_words or AbstError("closed by the realm"))
 
     def _later(self, seconds: float, call: Callable[[], Any]) -> None:
         self._calls = [waiting for waiting in self._calls if waiting.active()]
@@ -350,10 +359,11 @@ class MemoryLink:
             return
         self._conversation = self._realm.open(self)
         if self._conversation is None:
-            self.problem = "the realm is off"
+            self._note(AbstError("the realm is off"))
             self._again()
             return
-        self._client = RealmClient(self.identity.device_id, self._clock.seconds())
+        self._shown = self.invitation
+        self._client = RealmClient(self.identity.device_id, self._clock.seconds(), self._shown)
         self._last_words = None
         self._flush()
         self._watch(self._client)
@@ -368,7 +378,7 @@ class MemoryLink:
         try:
             client.handle_deadline(self._clock.seconds())
         except RemoteProtocolError as problem:
-            self._hang_up(str(problem))
+            self._hang_up(problem)
             return
         self._flush()
         wait = max(0.01, client.next_deadline() - self._clock.seconds())
@@ -380,7 +390,7 @@ class MemoryLink:
         try:
             client.receive_data(data, self._clock.seconds())
         except RemoteProtocolError as problem:
-            self._hang_up(str(problem))
+            self._hang_up(problem)
             return
         while (event := client.next_event()) is not None:
             match event:
@@ -389,7 +399,9 @@ class MemoryLink:
                     self.observed_address = event.observed_address
                     self.nonce = event.nonce
                     self.is_up = True
-                    self.problem = None
+                    self.problem = self.refusal = None
+                    if self.invitation == self._shown:
+                        self.invitation = None
                     self._backoff.connected(self._clock.seconds())
                     self._owner.link_up(self)
                 case Delivered():
@@ -412,7 +424,7 @@ class MemoryLink:
         if error.target_device is not None or not closes:
             self._owner.content_refused(self, error)
         else:
-            self._last_words = explain(error.code, error.reason)
+            self._last_words = refusal_of(error)
 
     def _flush(self) -> None:
         if self._client is None or self._conversation is None:
@@ -421,16 +433,22 @@ class MemoryLink:
         if data:
             self._realm.receive(self._conversation, data)
 
-    def _hang_up(self, problem: str) -> None:
+    def _note(self, problem: AbstError) -> None:
+        self.problem = str(problem)
+        self.refusal = lasting_refusal(problem)
+        if not self._stopped:
+            self._owner.link_failed(self, problem)
+
+    def _hang_up(self, problem: AbstError) -> None:
         conversation, self._conversation = self._conversation, None
         self._client = None
         was_up, self.is_up = self.is_up, False
-        self.problem = problem
         self._backoff.disconnected(self._clock.seconds())
         self._requests.lost()
         if conversation is not None:
             self._realm.lost(self, conversation)
         if was_up:
             self._owner.link_down(self)
+        self._note(problem)
         if not self._stopped:
             self._again()

@@ -185,6 +185,9 @@ class RawDevice:
     def link_down(self, link: Link) -> None:
         pass
 
+    def link_failed(self, link: Link, problem: AbstError) -> None:
+        pass
+
     def contents_over(self, link: Link) -> None:
         pass
 

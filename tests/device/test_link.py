@@ -143,6 +143,7 @@ class Watcher:
         self.told: list[str] = []
         self.contents: list[tuple[bytes, bytes]] = []
         self.refusals: list[Error] = []
+        self.problems: list[AbstError] = []
 
     def link_up(self, link: Link) -> None:
         assert link.is_up
@@ -151,6 +152,11 @@ class Watcher:
     def link_down(self, link: Link) -> None:
         assert not link.is_up
         self.told.append("down")
+
+    def link_failed(self, link: Link, problem: AbstError) -> None:
+        assert not link.is_up
+        assert link.problem == str(problem)
+        self.problems.append(problem)
 
     def content_received(self, link: Link, source_device: bytes, content: bytes) -> None:
         self.contents.append((source_device, content))

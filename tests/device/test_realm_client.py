@@ -297,3 +297,19 @@ class HeartbeatTests(Base):
         self.client.handle_deadline(111.0)
         self.client.receive_data(back(heartbeat_seconds=60), 111.0)
         self.assertEqual(171.0, self.client.next_deadline())
+
+
+class InvitationTests(Base):
+    """A realm that does not know this device yet is shown an invitation."""
+
+    def test_hello_shows_it_until_the_realm_has_answered(self) -> None:
+        client = RealmClient(ALICE, 100.0, "a-secret")
+        self.assertEqual(
+            [Hello(ALICE, invitation="a-secret", request=1)], list(packets_from(client))
+        )
+        client.receive_data(back(heartbeat_seconds=15), 100.1)
+        client.handle_deadline(115.2)
+        self.assertEqual([Hello(ALICE, request=2)], list(packets_from(client)))
+
+    def test_without_one_hello_has_none(self) -> None:
+        self.assertNotIn(b"invitation", RealmClient(ALICE, 100.0).data_to_send())
