@@ -7,6 +7,7 @@ with the file, the key and the reason; nothing is guessed.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import socket
 import tomllib
@@ -22,6 +23,7 @@ from twisted.internet.endpoints import serverFromString
 from abst.address import DEFAULT_PORT
 from abst.errors import ConfigurationError
 from abst.logs import Level, LogFormat
+from abst.realm.access import Mode
 from abst.realm.limits import Limits
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -37,6 +39,9 @@ class Config:
         host: the name or address that devices shall use, or None to find one.
         certificate: a PEM chain to show instead of the identity's own certificate, or None.
         key: its PEM key, or None.
+        access: which devices may use the realm.
+        blur_addresses: whether addresses of devices are shortened wherever they are shown.
+        trusted_proxies: the IP addresses that are believed when they say for whom they connect.
         log: how its log is written.
         log_level: from which level on.
         limits: what devices may use.
@@ -47,6 +52,9 @@ class Config:
     host: str | None = None
     certificate: Path | None = None
     key: Path | None = None
+    access: Mode = Mode.INVITED
+    blur_addresses: bool = True
+    trusted_proxies: tuple[str, ...] = ()
     log: LogFormat = LogFormat.AUTO
     log_level: Level = Level.INFO
     limits: Limits = field(default_factory=Limits)
@@ -100,6 +108,9 @@ def from_settings(settings: Mapping[str, Any], file: str) -> Config:
         "host": _text,
         "certificate": _path,
         "key": _path,
+        "access": partial(_choice, Mode),
+        "blur_addresses": _switch,
+        "trusted_proxies": _addresses,
         "log": partial(_choice, LogFormat),
         "log_level": partial(_choice, Level),
         "limits": _limits,
@@ -128,6 +139,26 @@ def _choice(choices: type[StrEnum], key: str, value: Any, file: str) -> StrEnum:
     except ValueError:
         known = ", ".join(choices)
         raise ConfigurationError(file, key, f"{value!r} is none of {known}") from None
+
+
+def _switch(key: str, value: Any, file: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(file, key, "needs true or false")
+    return value
+
+
+def _addresses(key: str, value: Any, file: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigurationError(file, key, 'needs a list such as ["192.0.2.1"]')
+    return tuple(_address(key, item, file) for item in value)
+
+
+def _address(key: str, value: Any, file: str) -> str:
+    text = _text(key, value, file)
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigurationError(file, key, f"{text!r} is no IP address") from None
 
 
 def _path(key: str, value: Any, file: str) -> Path:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import fcntl
 import os
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -24,24 +21,21 @@ from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
 from abst.logs import LoggingService
 from abst.open_files import allow_open_files
+from abst.realm.capacity import files_for, limits_within
 from abst.realm.config import Config
 from abst.realm.limits import Limits
-from abst.realm.pipes import MAX_PIPES
-from abst.realm.protocol import RealmFactory, hard_limit_of
+from abst.realm.protocol import RealmFactory
+from abst.realm.state_folder import (
+    ADDRESS_FILE,
+    IDENTITY_FILE,
+    STORE_FILE,
+    lock_state_folder,
+    make_state_folder,
+)
 from abst.realm.store.sqlite import SqliteStore
 from abst.systemd import SystemdNotifier
 
-IDENTITY_FILE = "identity.pem"
-STORE_FILE = "groups.db"
-LOCK_FILE = "realm.lock"
-ADDRESS_FILE = "address"
 GOODBYE_SECONDS = 3.0
-
-SPARE_FILES = 2048
-"""What is open beside connections that are kept: logs, ports, connections about to be refused."""
-
-PIPES_SHARE = 16
-"""Of so many files that may be open, one pipe's: it has two ends, and each direction takes one."""
 
 
 def write_line(text: str) -> None:
@@ -197,70 +191,6 @@ class RealmService(LoggingService):
         while not factory.is_idle and waited < GOODBYE_SECONDS:
             await deferLater(self._reactor, 0.05, lambda: None)
             waited += 0.05
-
-
-def make_state_folder(path: Path) -> None:
-    """Make the folder, for its owner only, when it does not exist.
-
-    Raises:
-        ConfigurationError: it cannot be made or written.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError("--state", None, f"{path}: {error.strerror}") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigurationError("--state", None, f"{path}: this user may not write there")
-
-
-def lock_state_folder(path: Path) -> int:
-    """Keep other realms out of the folder: each would miss what the others write there.
-
-    Returns:
-        The lock's descriptor, to be kept open.
-
-    Raises:
-        ConfigurationError: another realm has it, or the lock cannot be made.
-    """
-    lock = path / LOCK_FILE
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError("--state", None, f"{lock}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigurationError(
-            "--state", None, f"{path}: another realm is running there"
-        ) from None
-    return descriptor
-
-
-def files_for(limits: Limits) -> int:
-    """Return how many files are open at most while all limits are reached."""
-    return hard_limit_of(limits) + 2 * limits.circuits + 2 * MAX_PIPES + SPARE_FILES
-
-
-def limits_within(limits: Limits, files: int) -> tuple[Limits, int]:
-    """Return limits that so many open files suffice for, and how many pipes there may be.
-
-    What is told to be full is better than what fails, so the numbers of connections and of
-    circuits are lowered alike, and something is left over.
-    """
-    if files >= files_for(limits):
-        return limits, MAX_PIPES
-    pipes = min(MAX_PIPES, files // PIPES_SHARE)
-    left = files - min(SPARE_FILES, files // 4) - 2 * pipes
-    share = left / (hard_limit_of(limits) + 2 * limits.circuits)
-    if share >= 1:
-        return limits, pipes
-    lowered = dataclasses.replace(
-        limits,
-        connections=max(1, int(limits.connections * share)),
-        circuits=int(limits.circuits * share),
-    )
-    return lowered, pipes
 
 
 def reachable_host(bound: str) -> str:

@@ -27,6 +27,7 @@ class Options(usage.Options):
         ["state", "s", None, "Folder of the realm's identity (made when missing)."],
         ["config", "c", None, "Configuration file, such as /etc/abst/realm.toml."],
         ["host", None, None, "Name or address that devices shall use, for the printed address."],
+        ["access", None, None, "Who may use the realm: invited (default), listed or open."],
         ["log", None, None, "How to log: auto (default), lines, json or journal."],
         ["log-level", None, None, "What to log: debug, info (default), warn or error."],
     ]
@@ -65,7 +66,7 @@ class Options(usage.Options):
 
     def _configure(self) -> Config:
         config = load(Path(self["config"])) if self["config"] else Config()
-        settings = ("listen", "state", "host", "log", "log-level")
+        settings = ("listen", "state", "host", "access", "log", "log-level")
         given = {
             setting.replace("-", "_"): self[setting]
             for setting in settings

@@ -46,6 +46,27 @@ SETTINGS: Final = {
         "Devices then check the host name, and the address needs no pin. It needs key as well.",
     ),
     "key": ("text", "A file with the certificate's PEM key."),
+    "access": (
+        "text",
+        'Which devices may use the realm. "invited", the default: those that come with an '
+        'invitation, and those that are allowed by their ID. "listed": those that are allowed by '
+        'their ID. "open": all. Who was revoked may not, whatever stands here.',
+    ),
+    "blur_addresses": (
+        "true or false",
+        "Whether devices' addresses are shortened wherever they are shown. By default true.",
+    ),
+    "trusted_proxies": (
+        "list of texts",
+        "The IP addresses of proxies that are believed when they say whose connection they pass "
+        "on. By default none.",
+    ),
+    "log": (
+        "text",
+        'How the log is written: "journal", with fields; "lines"; "json", one object for each line. '
+        'By default "auto": to the journal when systemd runs the realm, else lines.',
+    ),
+    "log_level": ("text", 'From which level on: "debug", "info" (the default), "warn", "error".'),
 }
 """The settings outside [limits]: what each one takes, and what it does."""
 

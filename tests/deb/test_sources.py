@@ -15,9 +15,9 @@ from twisted.trial.unittest import TestCase
 
 import abst
 from abst.cli.program import COMMANDS
+from abst.realm.capacity import files_for
 from abst.realm.config import Config
 from abst.realm.limits import Limits
-from abst.realm.service import files_for
 from abst.realm.tap import Options
 
 ROOT = Path(__file__).parent.parent.parent

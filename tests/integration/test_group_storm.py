@@ -22,7 +22,7 @@ from abst.device.groups.values import Value
 from abst.device_id import DeviceID
 from abst.errors import Code, GroupError, MissingEpochError, ValueConflictError
 from abst.packets import GetValue, GroupMessage, JoinGroup, ListValues, PutValue
-from abst.realm.service import STORE_FILE
+from abst.realm.state_folder import STORE_FILE
 from tests.integration.group_devices import GroupDevice, GroupDevicesTestCase, gather
 from tests.integration.raw_client import RawDevice
 

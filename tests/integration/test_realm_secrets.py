@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.device.groups.keys import GroupKeys, derive
 from abst.identity import Identity
 from abst.packets import JoinGroup
-from abst.realm.service import STORE_FILE
+from abst.realm.state_folder import STORE_FILE
 from tests.integration.group_devices import GroupDevice, GroupDevicesTestCase
 from tests.integration.raw_client import RawDevice
 

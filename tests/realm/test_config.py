@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.errors import ConfigurationError
+from abst.realm.access import Mode
 from abst.realm.config import MAX_CONFIG_BYTES, Config, default_state, from_settings, load
 from abst.realm.limits import Limits
 from abst.realm.tap import Options
@@ -36,6 +37,9 @@ class SettingsTests(SynchronousTestCase):
                 "host": "realm.example.org",
                 "certificate": "/chain.pem",
                 "key": "/key.pem",
+                "access": "listed",
+                "blur_addresses": False,
+                "trusted_proxies": ["192.0.2.1", "2001:DB8::1"],
                 "limits": {"connections": 5, "stall_seconds": 3, "hello_seconds": 1.5},
             },
             "realm.toml",
@@ -47,6 +51,9 @@ class SettingsTests(SynchronousTestCase):
                 host="realm.example.org",
                 certificate=Path("/chain.pem"),
                 key=Path("/key.pem"),
+                access=Mode.LISTED,
+                blur_addresses=False,
+                trusted_proxies=("192.0.2.1", "2001:db8::1"),
                 limits=Limits(connections=5, stall_seconds=3, hello_seconds=1.5),
             ),
             config,
@@ -84,6 +91,9 @@ class SettingsTests(SynchronousTestCase):
             "host": ["", 1, ["h"], False],
             "certificate": ["", 1],
             "key": ["", 1],
+            "access": ["", "closed", "Open", 1, None, ["open"], {}, True],
+            "blur_addresses": ["yes", 1, None],
+            "trusted_proxies": ["192.0.2.1", [1], [""], ["proxy.example.org"], ["192.0.2.0/24"]],
             "limits": [1, "x", [], True],
         }
         for key, values in wrong.items():

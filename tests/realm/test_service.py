@@ -14,21 +14,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
-from abst.errors import ConfigurationError
 from abst.identity import Identity
 from abst.realm.config import Config
-from abst.realm.limits import Limits
-from abst.realm.pipes import MAX_PIPES
-from abst.realm.protocol import hard_limit_of
-from abst.realm.service import (
-    IDENTITY_FILE,
-    STORE_FILE,
-    RealmService,
-    files_for,
-    limits_within,
-    make_state_folder,
-    reachable_host,
-)
+from abst.realm.service import RealmService, reachable_host
+from abst.realm.state_folder import IDENTITY_FILE, STORE_FILE
 from abst.realm.store.interface import GroupRecord
 
 
@@ -181,39 +170,6 @@ class RealmServiceTests(SynchronousTestCase):
         self.assertIn(f"abst-realm: {self.state / STORE_FILE}: not a usable", str(error.code))
         self.assertNotIn("\n", str(error.code))
         self.assertIn("notes", self.read(STORE_FILE))
-
-
-class StateFolderTests(SynchronousTestCase):
-    def test_it_is_made_for_its_owner_only(self) -> None:
-        path = Path(self.mktemp()) / "below" / "state"
-        make_state_folder(path)
-        self.assertEqual(0o700, path.stat().st_mode & 0o777)
-        make_state_folder(path)
-
-    def test_a_file_in_its_place_is_named(self) -> None:
-        path = Path(self.mktemp())
-        path.write_text("", "ascii")
-        error = self.assertRaises(ConfigurationError, make_state_folder, path)
-        self.assertIn(str(path), str(error))
-
-
-class OpenFilesTests(SynchronousTestCase):
-    def test_limits_that_the_files_suffice_for_stay(self) -> None:
-        limits = Limits()
-        self.assertEqual((limits, MAX_PIPES), limits_within(limits, files_for(limits)))
-
-    def test_fewer_files_mean_fewer_connections_and_circuits(self) -> None:
-        limits = Limits()
-        for files in (256, 400, 1024, 4096, 10_000, files_for(limits) - 1):
-            lowered, pipes = limits_within(limits, files)
-            used = hard_limit_of(lowered) + 2 * lowered.circuits + 2 * pipes
-            self.assertLess(used, files)
-            self.assertGreater(lowered.circuits, 0)
-            self.assertGreater(pipes, 0)
-
-    def test_limits_that_are_low_anyway_stay(self) -> None:
-        limits = Limits(connections=10, circuits=10)
-        self.assertEqual(limits, limits_within(limits, 1024)[0])
 
 
 class ReachableHostTests(SynchronousTestCase):
