@@ -118,6 +118,8 @@ class Circuit:
         id: its name, in the Errors about it.
         turn_bytes: how much shall go at once before it is counted.
         bytes: how many have gone, both ways together.
+        ended_for: why the realm has ended it while it was joined; None when it has not.
+        when_over: called once it is over, if somebody wants to know.
     """
 
     id: bytes
@@ -126,6 +128,8 @@ class Circuit:
     turn_bytes: int = TURN_BYTES
     bytes: int = 0
     seats: tuple[Seat, ...] = ()
+    ended_for: Code | None = None
+    when_over: Callable[[], None] | None = None
     _heard_at: float = 0.0
     _verdict: Code = Code.CIRCUIT_UNANSWERED
     _rates: list[Rate] = field(default_factory=list)
@@ -235,6 +239,7 @@ class Circuit:
         if self.state is not State.JOINED:
             return
         self.circuits.counters.ended_circuits[code] += 1
+        self.ended_for = code
         told = Error(str(code), MEANINGS[code].sentence, about=1, circuit=self.id)
         for device in {seat.device for seat in self.seats}:
             self.circuits.tell(device, told)
@@ -381,6 +386,8 @@ class Circuits:
             self._awaited.pop(seat.token_hash, None)
             self.release(seat)
             seat.leg = None
+        if circuit.when_over is not None:
+            circuit.when_over()
 
     def release(self, seat: Seat) -> None:
         """Charge a device no more for a circuit that carries nothing."""

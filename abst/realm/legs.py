@@ -22,6 +22,7 @@ from abst.joining import End, can_half_close
 from abst.packets import Error
 from abst.realm.circuits import Circuit, Seat, State
 from abst.realm.circuits import Leg as CircuitLeg
+from abst.realm.story import Story
 from abst.tls_socket import LINGER_SECONDS, TlsSocket
 
 KEEPALIVE_SECONDS: Final = 60
@@ -67,13 +68,18 @@ class Leg(Protocol):
         transport: its connection, which it takes over.
         seat: what the token was good for.
         early: what came behind the token.
+        story: what the log says of the connection.
 
     Attributes:
+        story: the same.
         socket: the bare TCP socket of a plain leg; None inside TLS.
     """
 
-    def __init__(self, factory: Any, transport: Any, seat: Seat, early: bytes) -> None:
+    def __init__(
+        self, factory: Any, transport: Any, seat: Seat, early: bytes, story: Story
+    ) -> None:
         self.factory = factory
+        self.story = story
         self.transport: Any = transport
         handle = transport.getHandle()
         self.socket = handle if _is_plain(transport) else None
@@ -85,6 +91,7 @@ class Leg(Protocol):
         transport.pauseProducing()
         if isinstance(handle, socket.socket):
             tune_leg(handle)
+        story.became_leg(seat.device)
         seat.take(self, factory.now())
 
     # As the circuit sees it.
@@ -93,6 +100,7 @@ class Leg(Protocol):
         """Say why nothing comes of it, and close so that the word arrives."""
         self._seat = None
         self._early.clear()
+        self.story.refused_leg(code)
         Farewell(self.factory, self.transport, error_bytes(code))
 
     def reset(self) -> None:

@@ -15,6 +15,7 @@ from abst import codec, packets
 from abst.errors import Code, RemoteProtocolError
 from abst.framing import Frame
 from abst.realm.legs import Farewell, Leg, error_bytes, hand_over
+from abst.realm.story import Story
 
 MAP_FIRST_BYTES: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 """The bytes that begin a MessagePack map, and so a plain leg."""
@@ -32,12 +33,14 @@ class PlainConnection(Protocol):
 
     Args:
         factory: the realm's.
+        story: what the log says of it.
     """
 
     transport: Any
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: Any, story: Story) -> None:
         self._factory = factory
+        self._story = story
         self._begun = bytearray()
         self._frame = Frame(
             packets.MAX_LEG_BYTES, codec.MAX_MAP_ITEMS, codec.MAX_ARRAY_ITEMS, codec.MAX_DEPTH
@@ -85,7 +88,7 @@ class PlainConnection(Protocol):
             self.refuse(Code.WRONG_TOKEN)
             return
         self._leave()
-        Leg(factory, self.transport, seat, rest)
+        Leg(factory, self.transport, seat, rest, self._story)
         factory.settle()
 
     def _look_for_packet(self, now: float) -> None:
@@ -102,6 +105,7 @@ class PlainConnection(Protocol):
     def refuse(self, code: Code) -> None:
         """Say why nothing comes of it, and close."""
         self._factory.realm.counters.refused_legs[code] += 1
+        self._story.refused_leg(code)
         self._leave()
         Farewell(self._factory, self.transport, error_bytes(code))
 

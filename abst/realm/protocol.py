@@ -6,12 +6,12 @@ timer. It decides nothing: what is legal stands in ``conversation``.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.interfaces import IHandshakeListener
@@ -35,6 +35,7 @@ from abst.realm.realm import Realm
 from abst.realm.splicing import CAN_SPLICE, join_by_splicing
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
+from abst.realm.story import Stories, Story
 from abst.realm.values.values import Values
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
 from abst.tls_socket import TlsAcceptor
@@ -53,11 +54,11 @@ class RealmProtocol(Protocol):
     factory: RealmFactory
     transport: Any
     conversation: Conversation
+    story: Story
 
     def __init__(self) -> None:
         self._writable = False
         self._announced = False
-        self._number = 0
 
     def connectionMade(self) -> None:
         """Open the conversation; the time to say Hello begins."""
@@ -66,9 +67,9 @@ class RealmProtocol(Protocol):
         if hasattr(peer, "host"):
             # A port that takes IPv6 and IPv4 sees IPv4 addresses in IPv6's clothes.
             observed = (str(peer.host).removeprefix("::ffff:"), int(peer.port))
+        self.story.remote = observed
         self.conversation = self.factory.realm.open(observed, self.factory.now())
         self.conversation.carrier = self
-        self._number = next(self.factory.numbers)
         self.factory.settle()
 
     def handshakeCompleted(self) -> None:
@@ -104,7 +105,7 @@ class RealmProtocol(Protocol):
         self._writable = False
         self.conversation.carrier = None
         self.conversation.connection_lost()
-        self._log_end()
+        self.story.ended(self.conversation.device_id, self.conversation.closed_for, reason)
         self.factory.settle()
 
     def flush(self) -> None:
@@ -117,7 +118,8 @@ class RealmProtocol(Protocol):
             self._become_leg()
             return
         if not self._announced and conversation.state is State.HERE:
-            self._log_arrival()
+            self._announced = True
+            self.story.arrived(conversation.device_id or b"", self.factory.realm.here)
         while self._writable:
             data = conversation.data_to_send()
             if not data:
@@ -144,31 +146,7 @@ class RealmProtocol(Protocol):
         conversation.carrier = None
         conversation.connection_lost()
         self.transport.unregisterProducer()
-        Leg(self.factory, self.transport, seat, conversation.early)
-
-    def _log_arrival(self) -> None:
-        self._announced = True
-        self.factory.log.info(
-            "connection {number}: device {device} is here, {here} in all",
-            number=self._number,
-            device=self._short_id(),
-            here=self.factory.realm.here,
-        )
-
-    def _log_end(self) -> None:
-        code = self.conversation.closed_for
-        if not self._announced and code is None:
-            return
-        self.factory.log.info(
-            "connection {number}: device {device} is gone ({why})",
-            number=self._number,
-            device=self._short_id(),
-            why="it closed" if code is None else code,
-        )
-
-    def _short_id(self) -> str:
-        device_id = self.conversation.device_id
-        return "unknown" if device_id is None else device_id[:4].hex()
+        Leg(self.factory, self.transport, seat, conversation.early, self.story)
 
     # The transport's word on whether it takes more.
 
@@ -212,6 +190,7 @@ class RealmFactory(Factory):
 
     Attributes:
         context: what new connections are made of; those that are open keep theirs.
+        stories: what the log says of each connection.
         newcomers: connections without TLS whose first packet has not come whole.
         legs: the transports of all connections that are no conversations.
     """
@@ -245,7 +224,7 @@ class RealmFactory(Factory):
         self._reactor = reactor
         self._descriptors = descriptor_set(reactor, self.settle)
         self.context = realm_server_context(identity, certificate_file, key_file)
-        self.numbers = itertools.count(1)
+        self.stories = Stories(self.log, self.now)
         self.call_later = reactor.callLater
         self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
         self._pipes = Pipes(pipes)
@@ -266,7 +245,9 @@ class RealmFactory(Factory):
             return None
         protocol = self.protocol()
         protocol.factory = self
-        return TlsAcceptor(self._descriptors, self.context, protocol, self._plain_connection)
+        protocol.story = story = self.stories.begin()
+        plain = partial(PlainConnection, self, story)
+        return TlsAcceptor(self._descriptors, self.context, protocol, plain)
 
     @property
     def is_polling(self) -> bool:
@@ -313,6 +294,10 @@ class RealmFactory(Factory):
 
     def join_legs(self, first: Leg, second: Leg, circuit: Circuit) -> None:
         """Have the bytes of two legs go to each other."""
+        first.story.joined(second.story)
+        circuit.when_over = lambda: first.story.parted(
+            second.story, circuit.ended_for, circuit.bytes
+        )
         can_splice = first.socket is not None and second.socket is not None
         if self._splices and can_splice:
             join_by_splicing(self, self._descriptors, self._pipes, (first, second), circuit)
@@ -326,9 +311,6 @@ class RealmFactory(Factory):
             self._pipes.close_idle()
         if self.is_idle:
             self._disarm()
-
-    def _plain_connection(self) -> PlainConnection:
-        return PlainConnection(self)
 
     def _flush(self, protocol: Any) -> None:
         try:

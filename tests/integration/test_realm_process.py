@@ -347,7 +347,7 @@ class LogTests(RealmProcessTestCase):
         self.assertIn(Code.MALFORMED, realm.log_line("is gone", bytes(BOB.device_id)[:4].hex()))
         with RawDevice(realm.port, ALICE) as late:
             late.rest()
-        realm.log_line("is gone", Code.HELLO_LATE)
+        realm.log_line("was not let in", Code.HELLO_LATE)
         self.assert_ends_in_order(realm)
         log = realm.output.text
         for identity in (ALICE, BOB):
