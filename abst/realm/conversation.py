@@ -21,7 +21,6 @@ from abst.packets import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     VALUE_PACKET_IDS,
-    BackHeartbeat,
     ConnectToDevice,
     CreateGroup,
     DeleteValue,
@@ -39,9 +38,8 @@ from abst.packets import (
     PutValue,
     Send,
     WatchValues,
-    WindowFound,
-    WindowOpened,
 )
+from abst.realm import requests
 from abst.realm.circuits import Seat
 from abst.realm.drops import Drops
 from abst.realm.groups import GroupRequest, Membership
@@ -84,8 +82,6 @@ _BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
 # How a packet begins whose id can be told before it is decoded: a byte for the map, and this.
 _PACKET_ID_KEY: Final = b"\xa9packet_id"
 _ID_AT: Final = 1 + len(_PACKET_ID_KEY)
-
-_Refused = OpenWindow | FindWindow | ConnectToDevice | GroupRequest
 
 
 class State(enum.Enum):
@@ -558,9 +554,7 @@ class Conversation:
 
     # What packets do.
 
-    def _handle(  # noqa: C901
-        self, packet: dict[object, object], raw: bytes, now: float
-    ) -> None:
+    def _handle(self, packet: dict[object, object], raw: bytes, now: float) -> None:
         packet_id = packets.id_of(packet)  # type: ignore[arg-type]
         if self.state is State.AWAITING_HELLO and packet_id != Hello.packet_id:
             if packet_id != Leg.packet_id:
@@ -585,13 +579,11 @@ class Conversation:
                 realm.values.handle(self, wanted, now)
             case CreateGroup() | JoinGroup() | HereInGroup() | LeaveGroup() as wanted:
                 realm.groups.handle(self, wanted, now)
-            case OpenWindow() as wanted:
-                self._open_window(wanted, now)
-            case FindWindow() as wanted:
-                self._find_window(wanted, now)
+            case OpenWindow() | FindWindow() as wanted:
+                requests.answer(realm, self, wanted, now)
             case ConnectToDevice() as wanted:
                 self._check_source(wanted.source_device)
-                self._connect(wanted, now)
+                requests.answer(realm, self, wanted, now)
             case Error(code=Code.CIRCUIT_REFUSED, circuit=bytes(circuit)):
                 assert self.device_id is not None
                 realm.circuits.refuse(circuit, self.device_id)
@@ -625,37 +617,8 @@ class Conversation:
             realm.here += 1
             realm.counters.connections += 1
             realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
-        self.tell(self._back_heartbeat(hello.request))
+        self.tell(requests.back_heartbeat(realm, self, hello.request))
         self._arrive(now)
-
-    def _open_window(self, wanted: OpenWindow, now: float) -> None:
-        assert self.device_id is not None
-        windows = self._realm.windows
-        if wanted.close:
-            windows.close(self.device_id)
-            return
-        found = windows.open(self.device_id, self._host(), now)
-        if isinstance(found, Refusal):
-            self.refuse(found, wanted)
-            return
-        seconds = self._realm.limits.pairing_window_seconds
-        self.tell(WindowOpened(found, seconds, wanted.request))
-
-    def _find_window(self, wanted: FindWindow, now: float) -> None:
-        assert self.device_id is not None
-        found = self._realm.windows.find(wanted.number, self.device_id, self._host(), now)
-        if isinstance(found, Refusal):
-            self.refuse(found, wanted)
-            return
-        self.tell(WindowFound(wanted.number, found, wanted.request))
-
-    def _connect(self, wanted: ConnectToDevice, now: float) -> None:
-        offer = self._realm.circuits.ask(wanted.source_device, wanted, now)
-        if isinstance(offer, Refusal):
-            self.refuse(offer, wanted)
-            return
-        self.tell(offer.for_asker)
-        self._realm.circuits.tell(wanted.target_device, offer.for_target)
 
     def _become_leg(self, packet: dict[object, object], raw: bytes, now: float) -> None:
         """Be a circuit's leg from now on, and no conversation any more."""
@@ -672,9 +635,6 @@ class Conversation:
         self._leave()
         self._realm.touched.append(self)
 
-    def _host(self) -> str | None:
-        return None if self.observed_address is None else self.observed_address[0]
-
     def _arrive(self, now: float) -> None:
         assert self.device_id is not None
         older = self._realm.switchboard.arrive(self.device_id, self)
@@ -684,23 +644,6 @@ class Conversation:
         if len(self._replacements) >= CONFLICT_REPLACEMENTS:
             self._realm.counters.identity_conflicts += 1
             self._tell_of_conflict()
-
-    def _back_heartbeat(self, request: int | None) -> BackHeartbeat:
-        limits = self._realm.limits
-        observed = self.observed_address
-        return BackHeartbeat(
-            version=PROTOCOL_VERSION,
-            heartbeat_seconds=limits.heartbeat_seconds,
-            limits={
-                "packet_bytes": limits.packet_bytes,
-                "queue_bytes": limits.queue_bytes,
-                "silence_seconds": limits.silence_seconds,
-                "stall_seconds": limits.stall_seconds,
-            },
-            nonce=self.nonce,
-            observed_address=None if observed is None else list(observed),
-            request=request,
-        )
 
     def _forward(self, run: bytes, count: int, target: bytes) -> None:
         destination = self._realm.switchboard.route(target)
@@ -740,21 +683,10 @@ class Conversation:
         self._queue(packet)
         self._realm.touched.append(self)
 
-    def refuse(self, refusal: Refusal, refused: _Refused) -> None:
+    def refuse(self, refusal: Refusal, refused: requests.Request | GroupRequest) -> None:
         """Say that the device does not get what it has asked for."""
-        code = refusal.code
-        self._realm.counters.refused_packets[code] += 1
-        self.tell(
-            Error(
-                str(code),
-                MEANINGS[code].sentence,
-                about=refused.packet_id,
-                retry_after=refusal.retry_after,
-                peer_group=getattr(refused, "peer_group", None),
-                epoch=refusal.epoch,
-                request=getattr(refused, "request", None),
-            )
-        )
+        self._realm.counters.refused_packets[refusal.code] += 1
+        self.tell(requests.refused(refusal, refused))
 
     def _queue(self, packet: packets.Packet) -> None:
         self._queue_bytes(codec.encode(packet))
