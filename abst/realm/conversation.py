@@ -307,7 +307,8 @@ class Conversation:
         outbox = self._outbox
         if not outbox.data_bytes:
             realm.touched.append(self)  # When something waits already, somebody has.
-        if not outbox.add_run(run, count, source, self._room_bytes()):
+        most = realm.limits.all_queues_bytes - realm.queued_bytes + outbox.data_bytes
+        if not outbox.add_run(run, count, source, min(realm.limits.queue_bytes, most), most):
             return Code.QUEUE_FULL
         size = len(run)
         realm.queued_bytes += size
@@ -315,14 +316,11 @@ class Conversation:
         realm.counters.relayed_bytes += size
         return None
 
-    def _room_bytes(self) -> int:
-        """Return how much may wait for this device, what waits already included."""
-        realm = self._realm
-        left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
-        return min(realm.limits.queue_bytes, left_of_all + self._outbox.data_bytes)
-
     def _own_room_bytes(self) -> int:
-        """Return the same for what the realm says itself; others leave always something of it."""
+        """Return how much may wait with what the realm says itself of values.
+
+        What waits already is included. Others leave always something of it.
+        """
         realm = self._realm
         left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
         most = realm.limits.queue_bytes + OWN_ROOM_BYTES
@@ -373,7 +371,8 @@ class Conversation:
             return True
         if not self._outbox.data_bytes:
             self._realm.touched.append(self)
-        if not self._outbox.add_run(packet, 1, None, self._own_room_bytes()):
+        room = self._own_room_bytes()
+        if not self._outbox.add_run(packet, 1, None, room, room):
             return False
         self._realm.queued_bytes += len(packet)
         return True

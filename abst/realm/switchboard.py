@@ -15,6 +15,10 @@ from abst.packets import Packet
 class Sender(Protocol):
     """Whoever sent packets and is told when they are dropped."""
 
+    @property
+    def device_id(self) -> bytes | None:
+        """The device that has sent them."""
+
     def report_drop(self, code: Code, target_device: bytes, count: int) -> None:
         """Note that ``count`` packets for a target were dropped; the sender is told soon."""
 

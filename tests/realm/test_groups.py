@@ -1048,7 +1048,7 @@ class ValuesTests(GroupsTestCase):
             self.alice.send(PutValue(GROUP, bytes(32), bytes(60_000)))
             self.assertEqual([ValuePut(GROUP, 1)], self.alice.take())
             self.bob.read()
-            self.assertIsInstance(self.bob.take()[-1], ValueChanges)
+            self.assertTrue(any(isinstance(packet, ValueChanges) for packet in self.bob.take()))
             self.assertEqual("", self.bob.ended)
 
 

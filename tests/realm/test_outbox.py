@@ -1,4 +1,9 @@
-"""What waits for one device: in order, control first, never more than its room."""
+"""What waits for one device: control first, each sender in order, all fairly, within its room."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,16 +12,39 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.realm.outbox import MAX_CONTROL_BYTES, Outbox
 
 MOST = 16384
+ROOM = 100_000
 
 
-def take_all(outbox: "Outbox[str]", most: int = MOST) -> list[bytes]:
+@dataclass(frozen=True)
+class Source:
+    """Who sends; several may be one device's, as its memberships in groups are."""
+
+    device_id: bytes
+    group: int = 0
+
+
+ALICE, BOB, CAROL = Source(b"alice"), Source(b"bob"), Source(b"carol")
+
+
+def add(
+    outbox: Outbox[Source | None],
+    run: bytes,
+    source: Source | None,
+    room: int = ROOM,
+    count: int = 1,
+) -> bool:
+    """Add a run where there is no other bound than the room."""
+    return outbox.add_run(run, count, source, room, 10 * room)
+
+
+def take_all(outbox: Outbox[Source | None], most: int = MOST) -> list[bytes]:
     """Return what an outbox gives, in the pieces in which it gives it."""
     return list(iter(lambda: outbox.take(most), b""))
 
 
 class OutboxTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.outbox: Outbox[str] = Outbox()
+        self.outbox: Outbox[Source | None] = Outbox()
 
     def test_it_is_empty_at_first(self) -> None:
         self.assertFalse(self.outbox)
@@ -26,7 +54,7 @@ class OutboxTests(SynchronousTestCase):
 
     def test_runs_come_in_order_and_joined(self) -> None:
         for run in (b"one", b"two", b"three"):
-            self.assertTrue(self.outbox.add_run(run, 1, "alice", MOST))
+            self.assertTrue(add(self.outbox, run, ALICE, MOST))
         self.assertEqual(11, self.outbox.data_bytes)
         self.assertTrue(self.outbox)
         self.assertEqual([b"onetwothree"], take_all(self.outbox))
@@ -34,7 +62,7 @@ class OutboxTests(SynchronousTestCase):
         self.assertFalse(self.outbox)
 
     def test_control_comes_first(self) -> None:
-        self.outbox.add_run(b"data", 1, "alice", MOST)
+        add(self.outbox, b"data", ALICE, MOST)
         self.outbox.add_control(b"control")
         self.outbox.add_last_word(b"bye")
         self.assertTrue(self.outbox)
@@ -42,20 +70,21 @@ class OutboxTests(SynchronousTestCase):
 
     def test_pieces_are_joined_up_to_a_size(self) -> None:
         for run in (b"aaaa", b"bbbb", b"cc", b"dddddddd", b"e"):
-            self.outbox.add_run(run, 1, "alice", MOST)
+            add(self.outbox, run, ALICE, MOST)
         self.assertEqual([b"aaaabbbb", b"cc", b"dddddddd", b"e"], take_all(self.outbox, 8))
 
     def test_what_is_larger_than_that_comes_alone(self) -> None:
-        self.outbox.add_run(b"a" * 100, 3, "alice", MOST)
-        self.outbox.add_run(b"b", 1, "alice", MOST)
+        add(self.outbox, b"a" * 100, ALICE, MOST, count=3)
+        add(self.outbox, b"b", ALICE, MOST)
         self.assertEqual([b"a" * 100, b"b"], take_all(self.outbox, 8))
 
     def test_what_does_not_fit_is_refused_and_changes_nothing(self) -> None:
-        self.assertTrue(self.outbox.add_run(b"12345", 1, "alice", 10))
-        self.assertFalse(self.outbox.add_run(b"123456", 1, "alice", 10))
-        self.assertTrue(self.outbox.add_run(b"54321", 1, "alice", 10))
-        self.assertFalse(self.outbox.add_run(b"1", 1, "alice", 10))
-        self.assertFalse(self.outbox.add_run(b"1", 1, "alice", -5))
+        self.assertTrue(add(self.outbox, b"12345", None, 10))
+        self.assertFalse(add(self.outbox, b"123456", None, 10))
+        self.assertTrue(add(self.outbox, b"54321", None, 10))
+        self.assertFalse(add(self.outbox, b"1", None, 10))
+        self.assertFalse(add(self.outbox, b"1", ALICE, 10))
+        self.assertFalse(add(self.outbox, b"1", ALICE, -5))
         self.assertEqual([b"1234554321"], take_all(self.outbox))
 
     def test_control_is_bounded_and_the_last_word_fits(self) -> None:
@@ -75,44 +104,149 @@ class OutboxTests(SynchronousTestCase):
         self.assertTrue(self.outbox.add_control(b"x" * MAX_CONTROL_BYTES))
 
     def test_dropped_runs_are_told_with_count_and_source(self) -> None:
-        self.outbox.add_run(b"one", 4, "alice", MOST)
-        self.outbox.add_run(b"two", 5, "bob", MOST)
+        add(self.outbox, b"one", ALICE, MOST, count=4)
+        add(self.outbox, b"two", BOB, MOST, count=5)
         self.outbox.add_control(b"stays")
-        self.assertEqual([(4, "alice"), (5, "bob")], list(self.outbox.drop_runs()))
+        self.assertEqual([(4, ALICE), (5, BOB)], list(self.outbox.drop_runs()))
         self.assertEqual(0, self.outbox.data_bytes)
         self.assertEqual([b"stays"], take_all(self.outbox))
 
+    def test_others_find_room_where_one_has_filled_it(self) -> None:
+        """What is free beyond that, an eighth, each newcomer may have half of."""
+        self.assertFalse(add(self.outbox, bytes(81), ALICE, 80))
+        self.assertTrue(add(self.outbox, bytes(80), ALICE, 80))
+        self.assertFalse(add(self.outbox, b"a", ALICE, 80))
+        self.assertFalse(add(self.outbox, bytes(6), BOB, 80))
+        self.assertTrue(add(self.outbox, bytes(5), BOB, 80))
+        self.assertFalse(add(self.outbox, b"a", ALICE, 80))
+        self.assertFalse(add(self.outbox, b"b", BOB, 80))
+        self.assertTrue(add(self.outbox, bytes(2), CAROL, 80))
+
+    def test_there_is_no_more_than_there_is_of_all(self) -> None:
+        self.assertTrue(self.outbox.add_run(bytes(70), 1, ALICE, 80, 80))
+        self.assertFalse(self.outbox.add_run(bytes(6), 1, BOB, 80, 80))
+        self.assertTrue(self.outbox.add_run(bytes(5), 1, BOB, 80, 80))
+
+    def test_who_remains_alone_may_fill_it_again(self) -> None:
+        add(self.outbox, bytes(10), ALICE, 80)
+        add(self.outbox, bytes(9), BOB, 80)
+        self.assertEqual(10, len(self.outbox.take(10)))
+        self.assertTrue(add(self.outbox, bytes(71), BOB, 80))
+        self.assertFalse(add(self.outbox, b"b", BOB, 80))
+
+    def test_a_light_sender_waits_for_a_turn_and_not_for_a_queue(self) -> None:
+        for _ in range(20):
+            add(self.outbox, b"A" * 100, ALICE)
+            add(self.outbox, b"B" * 100, BOB)
+        self.outbox.take(1000)
+        add(self.outbox, b"c" * 10, CAROL)
+        self.assertIn(b"c", self.outbox.take(200))
+        # Also the next time: what counts is how little it has sent, not that it had been silent.
+        self.outbox.take(100)
+        add(self.outbox, b"c" * 10, CAROL)
+        self.assertIn(b"c", self.outbox.take(200))
+
+    def test_who_sends_one_at_a_time_gets_no_more_than_others(self) -> None:
+        """To have nothing waiting is no trick: what was sent is remembered."""
+        for _ in range(20):
+            add(self.outbox, b"A" * 100, ALICE)
+        taken = Counter[str]()
+        for _ in range(20):
+            add(self.outbox, b"B" * 100, BOB)
+            taken.update(self.outbox.take(100).decode("ascii"))
+        self.assertLessEqual(abs(taken["A"] - taken["B"]), 100)
+
+    def test_a_device_takes_turns_as_one_in_whatever_group_it_speaks(self) -> None:
+        for _ in range(10):
+            for group in range(9):
+                add(self.outbox, b"A" * 10, Source(b"alice", group))
+            add(self.outbox, b"B" * 90, BOB)
+        self.assertEqual(Counter(b"A" * 450 + b"B" * 450), Counter(self.outbox.take(900)))
+
+    def test_nothing_overtakes_what_the_realm_had_to_say_before(self) -> None:
+        """Who sends later may know of it: a change of a value comes before what is said of it."""
+        for _ in range(3):
+            add(self.outbox, b"A" * 100, ALICE)
+        add(self.outbox, b"B" * 10, BOB)
+        add(self.outbox, b"own" * 50, None)
+        add(self.outbox, b"OWN" * 50, None)
+        add(self.outbox, b"b", BOB)
+        add(self.outbox, b"c", CAROL)
+        said = b"".join(take_all(self.outbox, 1))
+        order = [said.index(piece) for piece in (b"own" * 50, b"OWN" * 50, b"b", b"c")]
+        self.assertEqual(sorted(order[:2]), order[:2])
+        self.assertLess(order[1], min(order[2:]))
+
     @given(
         steps=st.lists(
-            st.tuples(st.just("run"), st.binary(min_size=1, max_size=50), st.integers(0, 200))
-            | st.tuples(st.just("control"), st.binary(min_size=1, max_size=50), st.just(0))
-            | st.tuples(st.just("take"), st.just(b""), st.integers(1, 100)),
-            max_size=40,
+            st.tuples(
+                st.sampled_from([ALICE, BOB, CAROL, Source(b"alice", 1), None, "control", "take"]),
+                st.integers(1, 60),
+                st.integers(0, 300),
+            ),
+            max_size=60,
         )
     )
     def test_nothing_is_lost_and_every_byte_is_counted(
-        self, steps: list[tuple[str, bytes, int]]
+        self, steps: list[tuple[Source | str | None, int, int]]
     ) -> None:
-        outbox: Outbox[str] = Outbox()
-        runs: list[bytes] = []
-        control: list[bytes] = []
-        for kind, data, number in steps:
-            if kind == "run":
-                fits = sum(map(len, runs)) + len(data) <= number
-                self.assertEqual(fits, outbox.add_run(data, 1, "alice", number))
-                runs += [data] if fits else []
-            elif kind == "control":
-                self.assertTrue(outbox.add_control(data))
-                control.append(data)
+        outbox: Outbox[Source | None] = Outbox()
+        waiting: defaultdict[bytes | None, list[int]] = defaultdict(list)
+        own_before: dict[int, int] = {}
+        owners: dict[int, bytes | None] = {}
+        sizes: dict[int, int] = {}
+        own = control = 0
+
+        def check(taken: bytes) -> None:
+            nonlocal own, control
+            control = 0
+            number = -1
+            for number in dict.fromkeys(byte for byte in taken if byte):
+                owner = owners[number]
+                self.assertEqual(number, waiting[owner].pop(0))
+                self.assertEqual(sizes[number], taken.count(number))
+                own += owner is None
+                self.assertGreaterEqual(own, own_before[number])
+
+        own_added = 0
+        for number, (what, size, room) in enumerate(steps, 1):
+            if what == "control":
+                self.assertTrue(outbox.add_control(bytes(size)))
+                control += size
+            elif what == "take":
+                taken = outbox.take(room)
+                self.assertTrue(taken.startswith(bytes(control)))
+                check(taken)
             else:
-                taken = outbox.take(number)
-                ahead = b"".join(control)
-                self.assertTrue(taken.startswith(ahead))
-                taken = taken[len(ahead) :]
-                control.clear()
-                while taken:
-                    self.assertTrue(taken.startswith(runs[0]))
-                    taken = taken[len(runs.pop(0)) :]
-            self.assertEqual(sum(map(len, runs)), outbox.data_bytes)
-            self.assertEqual(bool(runs or control), bool(outbox))
-        self.assertEqual(b"".join(control + runs), b"".join(take_all(outbox)))
+                source = what if isinstance(what, Source) else None
+                owner = None if source is None else source.device_id
+                used = outbox.data_bytes
+                if add(outbox, bytes([number]) * size, source, room):
+                    self.assertLessEqual(used + size, room + room // 8)
+                    waiting[owner].append(number)
+                    owners[number], sizes[number] = owner, size
+                    own_before[number] = own_added
+                    own_added += owner is None
+                elif source is None:
+                    self.assertGreater(used + size, room)
+            left = sum(sizes[number] for line in waiting.values() for number in line)
+            self.assertEqual(left, outbox.data_bytes)
+            self.assertEqual(bool(left or control), bool(outbox))
+        for piece in take_all(outbox):
+            check(piece)
+        self.assertFalse(any(waiting.values()))
+
+    @given(sizes=st.lists(st.integers(1, 16_000), min_size=2, max_size=8))
+    def test_all_that_always_send_get_the_same(self, sizes: list[int]) -> None:
+        """In bytes, whatever the sizes of their packets."""
+        outbox: Outbox[Source | None] = Outbox()
+        senders = [Source(bytes([number])) for number in range(len(sizes))]
+        runs = [bytes([number]) * size for number, size in enumerate(sizes)]
+        got = [0] * len(sizes)
+        for number in 2 * list(range(len(sizes))):
+            self.assertTrue(add(outbox, runs[number], senders[number], 1 << 20))
+        for _ in range(100):
+            run = outbox.take(1)
+            got[run[0]] += len(run)
+            self.assertTrue(add(outbox, run, senders[run[0]], 1 << 20))
+        self.assertLessEqual(max(got) - min(got), 2 * max(sizes))
