@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -90,6 +91,19 @@ class SystemdNotifier:
         if self._watchdog_seconds is not None:
             seconds = min(seconds, self._watchdog_seconds / 2)
         self._beat.start(seconds, now=False)
+
+    def reloading(self) -> None:
+        """Say that the configuration is read anew; ``reloaded`` has to follow."""
+        if self._beat.running:
+            # systemd tells by the time whether this answers what it has asked for.
+            microseconds = time.monotonic_ns() // 1000
+            self._send(PATIENCE_SECONDS, RELOADING="1", MONOTONIC_USEC=str(microseconds))
+
+    def reloaded(self) -> None:
+        """Say that the service is ready again, whether anything has changed or not."""
+        if self._beat.running:
+            self._told = self._status_now()
+            self._send(PATIENCE_SECONDS, READY="1", STATUS=self._told)
 
     def stopping(self) -> None:
         """Say that the service is about to end, and nothing after that."""

@@ -155,6 +155,27 @@ class NotifierTests(SynchronousTestCase):
         self.clock.advance(60)
         self.assertEqual([], self.systemd.all())
 
+    def test_a_reload_is_two_messages(self) -> None:
+        notifier = self.notifier()
+        notifier.ready(lambda: self.status)
+        self.systemd.all()
+        before = time.monotonic_ns() // 1000
+        notifier.reloading()
+        self.status = "here: 2"
+        notifier.reloaded()
+        begun, done = self.systemd.all()
+        name, microseconds = begun.splitlines()
+        self.assertEqual("RELOADING=1", name)
+        asked_at = int(microseconds.removeprefix("MONOTONIC_USEC="))
+        self.assertTrue(before <= asked_at <= time.monotonic_ns() // 1000)
+        self.assertEqual("READY=1\nSTATUS=here: 2\n", done)
+
+    def test_who_is_not_ready_reloads_in_silence(self) -> None:
+        notifier = self.notifier()
+        notifier.reloading()
+        notifier.reloaded()
+        self.assertEqual([], self.systemd.all())
+
     def test_it_says_that_it_stops_and_nothing_more(self) -> None:
         notifier = self.notifier(WATCHDOG_USEC="10000000")
         notifier.ready(lambda: self.status)

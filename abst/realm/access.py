@@ -75,6 +75,7 @@ class Access:
         mode: who may; changed by ``set_mode``.
         own_devices: the realm's own, which may always be here and are counted nowhere.
         revoked: called with each device that may not be here any more.
+        came: called with each device that an invitation has put on the list, once that is kept.
         not_kept: called with each that may not be here after all, since the store has failed.
         present: returns the devices that are here, or have anything here.
     """
@@ -89,6 +90,7 @@ class Access:
         self.mode = mode
         self.own_devices: set[bytes] = set()
         self.revoked: Callable[[bytes], None] = _ignore
+        self.came: Callable[[DeviceRecord], None] = _ignore
         self.not_kept: Callable[[bytes], None] = _ignore
         self.present: Callable[[], Iterable[bytes]] = tuple
         self._store = store
@@ -222,7 +224,7 @@ class Access:
         else:
             left = invitation._replace(uses_left=invitation.uses_left - 1)
             change = AccessChange((record,), (left,))
-        self._change(change, _ignore)
+        self._change(change, lambda is_kept: self.came(record) if is_kept else None)
         # A store that answers at once may have failed already.
         return self.refusal_of(device_id)
 

@@ -145,6 +145,10 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
+    def records(self) -> list[tuple[GroupRecord, int]]:
+        """Return every group, and how many of its members are here."""
+        return [(group.record, len(group.members)) for group in self._groups.values()]
+
     def handle(self, client: Member, wanted: GroupRequest, now: float) -> None:
         """Do what a device asks for, and answer it; or say why not."""
         if now >= self._look_at:
