@@ -96,6 +96,10 @@ def _no_measure() -> int:
     return 0
 
 
+def _no_note(error: Error) -> None:
+    pass
+
+
 class Conversation:
     """One connection's side of the realm.
 
@@ -107,6 +111,8 @@ class Conversation:
         carrier: whatever the adapter wants to find again; never used here.
         measure_progress: returns a number that grows while the device reads, though too slowly
             for the connection to take more; set by an adapter that can tell.
+        note_error: called with each Error that the device is told and that does not close; set by
+            an adapter that writes them down.
         heard_at: when bytes last came.
         here_since: when its Hello was accepted; 0.0 before.
         sent_packets: how many packets of this device were taken for others.
@@ -141,6 +147,7 @@ class Conversation:
         "measure_progress",
         "memberships",
         "nonce",
+        "note_error",
         "observed_address",
         "seat",
         "sent_bytes",
@@ -181,6 +188,7 @@ class Conversation:
         self.early = b""
         self.carrier: object = None
         self.measure_progress: Callable[[], int] = _no_measure
+        self.note_error: Callable[[Error], None] = _no_note
 
     # What comes in.
 
@@ -688,6 +696,8 @@ class Conversation:
         self.tell(requests.refused(refusal, refused))
 
     def _queue(self, packet: packets.Packet) -> None:
+        if isinstance(packet, Error) and self.state is not State.CLOSED:
+            self.note_error(packet)
         self._queue_bytes(codec.encode(packet))
 
     def _queue_bytes(self, packet: bytes) -> None:

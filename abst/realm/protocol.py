@@ -70,6 +70,7 @@ class RealmProtocol(Protocol):
         self.story.remote = observed
         self.conversation = self.factory.realm.open(observed, self.factory.now())
         self.conversation.carrier = self
+        self.conversation.note_error = self.story.told
         self.factory.settle()
 
     def handshakeCompleted(self) -> None:

@@ -104,6 +104,7 @@ class RealmService(LoggingService):
                 pipes=pipes,
                 store=self._open_store(),
             )
+            self._log_as_configured(self.factory)
         except (AbstError, OSError, ValueError) as error:
             self._unlock()
             raise SystemExit(f"abst-realm: {error}") from None
@@ -115,6 +116,12 @@ class RealmService(LoggingService):
             raise SystemExit(f"abst-realm: {problems[0].value}") from None
         if not starting.called:
             starting.addCallback(lambda _: self._give_up(problems))
+
+    def _log_as_configured(self, factory: RealmFactory) -> None:
+        """Write what the configuration wants, from now on."""
+        if self.log_output is not None:
+            self.log_output.level = self._config.log_level
+        factory.stories.shows_addresses = not self._config.blur_addresses
 
     def _open_store(self) -> SqliteStore:
         self._store = SqliteStore(self._reactor, self._config.state / STORE_FILE)

@@ -16,6 +16,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from abst.errors import Code
+from abst.packets import Error
 
 STRANGERS_LINES: Final = 20
 """How many lines about connections that no device was here by are written in each period."""
@@ -92,11 +93,13 @@ class Story:
         self._device = device
         self._say(LogLevel.info, "device {device} is here, {here} in all", device, here=here)
 
-    def refused(self, code: Code, packet: int | None = None) -> None:
-        """Tell that a packet was refused, or what it asked for, and the connection stays."""
-        text = "refused: {code}" if packet is None else "packet {packet} refused: {code}"
-        values = {} if packet is None else {"packet": packet}
-        self._say(LogLevel.debug, text, self._device, code=code, **values)
+    def told(self, error: Error) -> None:
+        """Tell what the device is told of a packet, or of all of them; the connection stays."""
+        text = "it is told {code}"
+        about = {} if error.about is None else {"packet": error.about}
+        if about:
+            text += " about packet {packet}"
+        self._say(LogLevel.debug, text, self._device, error.code, **about)
 
     def ended(self, device: bytes | None, code: Code | None, reason: Failure) -> None:
         """Tell that the connection is over.
@@ -159,7 +162,7 @@ class Story:
         level: LogLevel,
         text: str,
         device: bytes | None,
-        code: Code | None = None,
+        code: str | None = None,
         **values: Any,
     ) -> None:
         if code is not None:
