@@ -48,6 +48,39 @@ SETTINGS: Final = {
     "key": ("text", "A file with the certificate's PEM key."),
     "access": (
         "text",
+        'Which devices may use the realm. "invited", the default: those that come by an '
+        'invitation of abst-realm invite, and those that abst-realm allow names. "listed": '
+        'only the latter, and those that are known already. "open": all but those that '
+        "abst-realm revoke has shut out.",
+    ),
+    "blur_addresses": (
+        "boolean",
+        "Whether addresses of devices are shortened where they are shown, and left out of the "
+        "log; true by default.",
+    ),
+    "trusted_proxies": (
+        "list of texts",
+        "IP addresses of proxies that are believed when they say, by the PROXY protocol, whose "
+        "connection they pass on. None by default.",
+    ),
+    "log": (
+        "text",
+        'How the log is written. "auto", the default: to the journal, with fields, where '
+        'standard error goes there, and else as "lines". "json": one object a line. '
+        '"journal": to the journal, or the realm does not start.',
+    ),
+    "log_level": (
+        "text",
+        'From which level on something is logged: "debug", "info", which is the default, '
+        '"warn" or "error".',
+    ),
+    "web": (
+        "text",
+        "A Twisted endpoint description where the realm shows its metrics and how it is: a Unix "
+        "socket, or a port of the machine itself. None by default.",
+    ),
+    "access": (
+        "text",
         'Which devices may use the realm. "invited", the default: those that come with an '
         'invitation, and those that are allowed by their ID. "listed": those that are allowed by '
         'their ID. "open": all. Who was revoked may not, whatever stands here.',

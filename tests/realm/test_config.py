@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst.errors import ConfigurationError
+from abst.logs import Level, LogFormat
 from abst.realm.access import Mode
 from abst.realm.config import MAX_CONFIG_BYTES, Config, default_state, from_settings, load
 from abst.realm.limits import Limits
@@ -40,6 +41,8 @@ class SettingsTests(SynchronousTestCase):
                 "access": "listed",
                 "blur_addresses": False,
                 "trusted_proxies": ["192.0.2.1", "2001:DB8::1"],
+                "log": "json",
+                "log_level": "debug",
                 "limits": {"connections": 5, "stall_seconds": 3, "hello_seconds": 1.5},
             },
             "realm.toml",
@@ -54,6 +57,8 @@ class SettingsTests(SynchronousTestCase):
                 access=Mode.LISTED,
                 blur_addresses=False,
                 trusted_proxies=("192.0.2.1", "2001:db8::1"),
+                log=LogFormat.JSON,
+                log_level=Level.DEBUG,
                 limits=Limits(connections=5, stall_seconds=3, hello_seconds=1.5),
             ),
             config,
