@@ -86,13 +86,17 @@ class Entry:
 
 
 def one_line(text: str, most: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """Return text that is one line wherever it is shown, cut off behind so many characters.
+    """Return text that is one line wherever it is shown, cut off behind so many characters."""
+    shown = _printable(text[:most])
+    return shown if max(len(text), len(shown)) <= most else shown[:most] + "..."
 
-    What is not printable stands there as Python writes it in a string: line breaks of every kind,
-    a terminal's control characters, and those that change the direction of writing.
+
+def _printable(text: str) -> str:
+    """Return text in which what is not printable stands as Python writes it in a string.
+
+    Those are line breaks of every kind, a terminal's control characters, and what changes the
+    direction of writing.
     """
-    if len(text) > most:
-        text = text[:most] + "..."
     if text.isprintable():
         return text
     return "".join(
@@ -133,7 +137,7 @@ def _field(value: Any) -> str | int:
 
 def _traceback(failure: Failure) -> str:
     text: str = failure.getTraceback().strip()[-MAX_TRACEBACK_CHARACTERS:]
-    return "\n".join(one_line(line) for line in text.split("\n"))
+    return "\n".join(map(_printable, text.split("\n")))[-MAX_TRACEBACK_CHARACTERS:]
 
 
 def _place_of_failure(failure: Failure) -> Place | None:

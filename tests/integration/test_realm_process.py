@@ -356,7 +356,7 @@ class LogTests(RealmProcessTestCase):
             self.assertNotIn(repr(bytes(identity.device_id)), log)
         self.assertNotIn("secret", log)
         self.assertEqual(2, len(re.findall("is here", log)))
-        self.assertEqual(3, len(re.findall("is gone", log)))
+        self.assertEqual(2, len(re.findall("is gone", log)))
 
 
 def write_ecdsa_certificate(folder: Path) -> tuple[Path, Path]:
