@@ -14,7 +14,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from abst import __version__
-from abst.address import RealmAddress
 from abst.agent.files.files import Files
 from abst.agent.files.sending import SendCommand
 from abst.agent.groups.commands import GroupCommands
@@ -24,6 +23,7 @@ from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import LanSetting
 from abst.agent.packets import MAX_MESSAGE_CHARACTERS, MESSAGE, NOTHING
 from abst.agent.reachability import Reachability
+from abst.agent.realm_commands import RealmCommands
 from abst.agent.sessions import AgentProtocol
 from abst.agent.streams.commands import StreamCommands
 from abst.control import Command, Emit
@@ -53,9 +53,9 @@ class Commands:
         inbox: its inbox.
         files: what sends files.
         listeners: who hears of what arrives.
-        save: writes the settings to disk.
         stop: ends the agent.
         network: how the device uses the local network.
+        realms: the commands about realms.
         streams: the commands about streams.
         groups: the commands about groups and networks.
         values: the commands about values.
@@ -68,9 +68,9 @@ class Commands:
         inbox: Inbox,
         files: Files,
         listeners: set[Emit],
-        save: Callable[[], None],
         stop: Callable[[], None],
         network: NetworkOwner,
+        realms: RealmCommands,
         streams: StreamCommands,
         groups: GroupCommands,
         values: ValueCommands,
@@ -80,9 +80,9 @@ class Commands:
         self._inbox = inbox
         self._files = files
         self._listeners = listeners
-        self._save = save
         self._stop = stop
         self._network = network
+        self._realms = realms
         self._streams = streams
         self._groups = groups
         self._values = values
@@ -100,9 +100,6 @@ class Commands:
             "add_address": self.add_address,
             "remove_address": self.remove_address,
             "lan": self.lan,
-            "realm_add": self.realm_add,
-            "realm_list": self.realm_list,
-            "realm_remove": self.realm_remove,
             "pair": self.pair,
             "ping": self.ping,
             "message": self.message,
@@ -112,6 +109,7 @@ class Commands:
             "send": self.send,
             "inbox": self.inbox,
             "down": self.down,
+            **self._realms.by_name(),
             **self._streams.by_name(),
             **self._groups.by_name(),
             **self._values.by_name(),
@@ -127,7 +125,7 @@ class Commands:
             "version": __version__,
             "uptime_seconds": round(device.reactor.seconds() - self._started, 1),
             "lan": self._lan(),
-            "realms": self._realms(),
+            **self._realms.status(),
             "peers": len(device.peers),
             "sessions": [
                 {
@@ -175,34 +173,6 @@ class Commands:
         """Take back where a peer listens."""
         peer, address = self._find(arguments), str(arguments["address"])
         return _with_addresses(self._device.peers.remove_address(peer.device_id, address))
-
-    async def realm_add(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Use a realm."""
-        address = RealmAddress.parse(str(arguments["realm"]))
-        self._device.addRealm(address)
-        self._save()
-        return {"realm": str(address)}
-
-    async def realm_list(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """List the realms and how they stand."""
-        return {"realms": self._realms()}
-
-    async def realm_remove(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        """Leave a realm, named by its address or its host."""
-        text = str(arguments["realm"])
-        found = [
-            address
-            for address in self._device.links
-            if text in (str(address), address.host, f"{address.host}:{address.port}")
-        ]
-        if len(found) != 1:
-            raise AbstError(
-                f"{text!r} means {len(found) or 'no'} realms: 'abst realm list' shows the addresses"
-            )
-        self._groups.check_unused(found[0])
-        await self._device.removeRealm(found[0])
-        self._save()
-        return {"realm": str(found[0])}
 
     async def lan(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Tell how the local network is used; ``setting`` changes it."""
@@ -365,12 +335,6 @@ class Commands:
         for peer in self._device.peers:
             if name and peer.name == name and peer.device_id != device_id:
                 raise AbstError(f"another peer is called {name!r} already: choose another name")
-
-    def _realms(self) -> list[dict[str, Any]]:
-        return [
-            {"realm": str(address), "up": link.is_up, "problem": link.problem}
-            for address, link in self._device.links.items()
-        ]
 
     def _peer(self, peer: Peer) -> dict[str, Any]:
         session = self._device.session_with(peer.device_id)

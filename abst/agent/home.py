@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         name: what the device calls itself.
-        realms: where it can be found, in the order of use.
+        realms: where it can be found, in the order of use, with invitations still to be shown.
         peers: whom it trusts.
         lan: how it uses the local network.
         tells_observed_address: whether its peers are told at which address realms see it.
@@ -68,7 +68,7 @@ class Home:
 
     @property
     def settings_file(self) -> Path:
-        """Name, realms and peers."""
+        """Name, realms and peers, with secrets in it: nobody else may read it."""
         return self.path / "settings.json"
 
     @property
@@ -137,7 +137,7 @@ class Home:
         """
         document = {
             "name": settings.name,
-            "realms": [str(address) for address in settings.realms],
+            "realms": [address.link for address in settings.realms],
             "lan": str(settings.lan),
             "tells_observed_address": settings.tells_observed_address,
             "group_offers": str(settings.group_offers),

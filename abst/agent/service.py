@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from abst.address import RealmAddress
 from abst.agent.commands import Commands
 from abst.agent.files.files import Files
 from abst.agent.groups.commands import GroupCommands
@@ -23,6 +25,7 @@ from abst.agent.groups.values import ValueCommands
 from abst.agent.home import Home, Settings
 from abst.agent.inbox import Inbox
 from abst.agent.lan_setting import ENVIRONMENT, LanSetting
+from abst.agent.realm_commands import RealmCommands
 from abst.agent.records import DATABASE_KIND, MIGRATIONS, Records
 from abst.agent.sessions import AgentFactory
 from abst.agent.streams.commands import StreamCommands
@@ -73,6 +76,8 @@ class AgentService(LoggingService, MultiService):
         self._gate_port: IListeningPort | None = None
         self._exposures: Exposures | None = None
         self._offers: GroupOffers | None = None
+        self._realms: RealmCommands | None = None
+        self._saved_realms: list[str] = []
         self._listeners: set[Emit] = set()
         self._settings = Settings()
         self.lan = LanSetting()
@@ -115,13 +120,14 @@ class AgentService(LoggingService, MultiService):
         inbox = Inbox(Records(self._database))
         peers = PeerBook(settings.peers, self._save)
         self._settings = settings
+        self._saved_realms = [realm.link for realm in settings.realms]
         self.lan = LanSetting.parse(self._environment.get(ENVIRONMENT) or str(settings.lan))
         self._offers = GroupOffers(peers, settings.group_offers, self._notify)
         news = GroupNews(peers, self._notify)
         self.device = Device(
             self._reactor,
             identity,
-            AgentFactory(inbox, self._notify, self._session_over),
+            AgentFactory(inbox, self._notify, self._session_over, self._realm_changed),
             realms=settings.realms,
             peers=peers,
             name=settings.name,
@@ -136,17 +142,19 @@ class AgentService(LoggingService, MultiService):
         self._files = Files(self.device, inbox, self._home.inbox, self._notify, self._threads)
         self._gate = Gate(self._reactor, self.device)
         self._exposures = Exposures(self._reactor, self.device, settings.exposures, self._save)
+        groups = GroupCommands(self.device, self._offers, news, self._save)
+        self._realms = RealmCommands(self.device, groups, self._save)
         commands = Commands(
             self.device,
             self._home,
             inbox,
             self._files,
             self._listeners,
-            self._save,
             self._reactor.stop,
             self,
+            self._realms,
             StreamCommands(self.device, self._gate, self._exposures),
-            GroupCommands(self.device, self._offers, news, self._save),
+            groups,
             ValueCommands(self.device, news),
         )
         try:
@@ -211,7 +219,7 @@ class AgentService(LoggingService, MultiService):
         settings = replace(
             self._settings,
             name=device.device_name,
-            realms=tuple(device.links),
+            realms=device.realms,
             peers=device.peers.all(),
             exposures=exposures.all(),
             group_offers=offers.policy,
@@ -221,6 +229,17 @@ class AgentService(LoggingService, MultiService):
         except AbstError as error:
             self.log.error("the settings cannot be saved: {error}", error=str(error))
             raise
+        self._saved_realms = [realm.link for realm in device.realms]
+
+    def _realm_changed(self, realm: RealmAddress) -> None:
+        device = self.device
+        if device is None or self._realms is None:
+            return
+        if [realm.link for realm in device.realms] != self._saved_realms:
+            # An invitation was taken, and is not kept any longer.
+            with contextlib.suppress(AbstError):
+                self._save()
+        self._realms.changed(realm)
 
     def _session_over(self, device_id: DeviceID, problem: AbstError) -> None:
         if self._files is not None:

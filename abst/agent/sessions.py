@@ -10,6 +10,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from abst.address import RealmAddress
 from abst.agent.inbox import Inbox
 from abst.agent.packets import MESSAGE, NOTHING, is_well_formed
 from abst.device import DeviceFactory, DeviceProtocol, Peer
@@ -61,6 +62,7 @@ class AgentFactory(DeviceFactory):
         inbox: where messages go.
         notify: who else hears of what arrives.
         session_over: called with the device whose session is over, and why.
+        realm_changed: called with each realm that has accepted this device, or has failed.
     """
 
     protocol = AgentProtocol
@@ -70,11 +72,21 @@ class AgentFactory(DeviceFactory):
         inbox: Inbox,
         notify: Notify,
         session_over: Callable[[DeviceID, AbstError], None] = lambda device_id, problem: None,
+        realm_changed: Callable[[RealmAddress], None] = lambda realm: None,
     ) -> None:
         self.inbox = inbox
         self.notify = notify
         self.session_over = session_over
+        self.realm_changed = realm_changed
 
     def buildProtocol(self, peer: Peer) -> DeviceProtocol | None:
         """Return the protocol of a new session."""
         return super().buildProtocol(peer)
+
+    def realmConnectionMade(self, realm: RealmAddress) -> None:
+        """Pass it on."""
+        self.realm_changed(realm)
+
+    def realmConnectionFailed(self, realm: RealmAddress, problem: AbstError) -> None:
+        """Pass it on."""
+        self.realm_changed(realm)

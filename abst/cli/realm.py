@@ -10,7 +10,15 @@ from abst.cli.agent_process import ask_agent
 from abst.cli.example import GroupWithExample, WithExample
 from abst.cli.home import DeviceHome
 from abst.cli.output import json_option, note, one_line, printable, show, show_document
-from abst.errors import AddressError
+from abst.errors import AbstError, AddressError, Code
+
+REFUSED_STATUS = 1
+
+_STAYS = "the realm stays added, and is asked again each minute"
+_NEXT_STEPS = {
+    str(code): "the realm stays added: 'abst realm add LINK' gives it a new invitation"
+    for code in (Code.NOT_INVITED, Code.WRONG_INVITATION)
+}
 
 
 @click.group(
@@ -23,28 +31,41 @@ def command() -> None:
 
 
 @command.command(
-    "add", cls=WithExample, example="abst realm add 'abst://realm.example.org:42278/?pin=...'"
+    "add",
+    cls=WithExample,
+    example="abst realm add 'abst://realm.example.org:42278/?pin=...&invitation=...'",
 )
-@click.argument("address")
+@click.argument("link", metavar="LINK")
 @json_option
 @click.pass_obj
-def add(home: DeviceHome, address: str, as_json: bool) -> None:
-    """Use the realm at ADDRESS from now on.
+@click.pass_context
+def add(ctx: click.Context, home: DeviceHome, link: str, as_json: bool) -> None:
+    """Use the realm of LINK from now on.
 
-    A realm prints its address when it starts. Put it in quotes: it has a ? in it. With several
-    realms, those that were added earlier come first.
+    Whoever runs the realm gives you the link: 'abst-realm invite' makes one for a new device, and a
+    realm that takes everybody prints its address when it starts. Put it in quotes: it has a ? in
+    it. Adding a realm again with another link gives it the new invitation. With several realms,
+    those that were added earlier come first.
+
+    The exit status is 1 when the realm does not let this device in. It stays added all the same.
     """
     from abst.address import RealmAddress
 
     try:
-        realm = str(RealmAddress.parse(address))
+        realm = RealmAddress.parse(link).link
     except AddressError as error:
-        raise click.BadParameter(one_line(str(error)), param_hint="ADDRESS") from None
+        raise click.BadParameter(one_line(str(error)), param_hint="LINK") from None
     answer = ask_agent(home, "realm_add", realm=realm)
     if as_json:
         show_document(answer)
+        ctx.exit(REFUSED_STATUS if answer["refused"] else 0)
+    show(_added_line(answer))
+    if answer["refused"]:
+        raise AbstError(f"{answer['problem']}; {_NEXT_STEPS.get(answer['code'], _STAYS)}")
+    if answer["up"]:
+        show("connected")
     else:
-        show(f"added {printable(answer['realm'])}")
+        note(f"{printable(_how(answer))}; it goes on trying")
 
 
 @command.command("list", cls=WithExample, example="abst realm list")
@@ -77,8 +98,20 @@ def remove(home: DeviceHome, address: str, as_json: bool) -> None:
 
 def realm_line(realm: dict[str, Any]) -> str:
     """Return how a realm stands, in one line."""
-    how = "connected"
-    if not realm["up"]:
-        problem = str(realm["problem"])
-        how = problem if problem.startswith("not connected") else f"not connected: {problem}"
-    return f"{printable(realm['realm'])}  {printable(how)}"
+    return f"{printable(realm['realm'])}  {printable(_how(realm))}"
+
+
+def _how(realm: dict[str, Any]) -> str:
+    if realm["up"]:
+        return "connected"
+    problem = str(realm["problem"])
+    return problem if problem.startswith("not connected") else f"not connected: {problem}"
+
+
+def _added_line(answer: dict[str, Any]) -> str:
+    what = "added"
+    if answer["known"]:
+        what = (
+            "known already, and has the new invitation:" if answer["invited"] else "known already:"
+        )
+    return f"{what} {printable(answer['realm'])}"

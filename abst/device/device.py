@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -179,6 +180,13 @@ class Device(Service):
         self.link_down(link)
         link.is_up = False
         return link.stop()
+
+    @property
+    def realms(self) -> tuple[RealmAddress, ...]:
+        """Its realms in the order of use, with the invitations that are still to be shown."""
+        return tuple(
+            replace(address, invitation=link.invitation) for address, link in self.links.items()
+        )
 
     def use_lan(self, lan: Lan | None) -> Deferred[Any]:
         """Use another local network from now on, or none."""

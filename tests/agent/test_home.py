@@ -203,6 +203,20 @@ class SettingsTests(HomeTestCase):
         self.home.save_settings(settings)
         self.assertEqual(settings, self.settings())
 
+    def test_an_invitation_is_kept_where_nobody_else_reads_it(self) -> None:
+        invitation = "oKGio6SlpqeoqaqrrK2urw"
+        realm = RealmAddress("realm.example", 4711, bytes(32), invitation)
+        self.home.save_settings(Settings(realms=(realm,)))
+        (found,) = self.home.open()[1].realms
+        self.assertEqual(invitation, found.invitation)
+        self.assertEqual(0o600, self.home.settings_file.stat().st_mode & 0o777)
+        self.assertNotIn(invitation, repr(self.home.open()[1]))
+        # A file that was damaged by hand is not shown either.
+        text = self.home.settings_file.read_text("utf-8").replace("/?pin", "/x?pin")
+        self.home.settings_file.write_text(text, "utf-8")
+        error = self.assertRaises(ConfigurationError, self.home.open)
+        self.assertNotIn(invitation, str(error))
+
     def test_no_settings_are_the_first_settings(self) -> None:
         self.home.settings_file.unlink()
         self.assertEqual(Settings(), self.settings())
