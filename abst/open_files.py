@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 
 def allow_open_files(number: int) -> int:
@@ -22,3 +23,22 @@ def allow_open_files(number: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return number if allowed == resource.RLIM_INFINITY else allowed
+
+
+def most_open_files() -> int | None:
+    """Return how many files this process may have open; None where nothing tells, or no limit."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if allowed == resource.RLIM_INFINITY else allowed
+
+
+def count_open_files() -> int | None:
+    """Return how many files this process has open; None where nothing tells."""
+    try:
+        # Looking takes one itself.
+        return len(os.listdir("/proc/self/fd")) - 1
+    except OSError:
+        return None

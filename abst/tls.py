@@ -190,6 +190,13 @@ def realm_server_context(
     return context
 
 
+def shown_certificate(context: SSL.Context) -> x509.Certificate:
+    """Return the certificate that the connections of a server's context show."""
+    certificate = SSL.Connection(context, None).get_certificate()
+    assert certificate is not None
+    return certificate.to_cryptography()
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerConnectionCreator:
     """Connections of one server context, for Twisted's own TLS."""

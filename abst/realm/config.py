@@ -25,6 +25,7 @@ from abst.errors import ConfigurationError
 from abst.logs import Level, LogFormat
 from abst.realm.access import Mode
 from abst.realm.limits import Limits
+from abst.realm.web.place import place_of
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -42,6 +43,7 @@ class Config:
         access: which devices may use the realm.
         blur_addresses: whether addresses of devices are shortened wherever they are shown.
         trusted_proxies: the IP addresses that are believed when they say for whom they connect.
+        web: where it shows its status and metrics, or None for nowhere.
         log: how its log is written.
         log_level: from which level on.
         limits: what devices may use.
@@ -55,6 +57,7 @@ class Config:
     access: Mode = Mode.INVITED
     blur_addresses: bool = True
     trusted_proxies: tuple[str, ...] = ()
+    web: str | None = None
     log: LogFormat = LogFormat.AUTO
     log_level: Level = Level.INFO
     limits: Limits = field(default_factory=Limits)
@@ -111,6 +114,7 @@ def from_settings(settings: Mapping[str, Any], file: str) -> Config:
         "access": partial(_choice, Mode),
         "blur_addresses": _switch,
         "trusted_proxies": _addresses,
+        "web": _web,
         "log": partial(_choice, LogFormat),
         "log_level": partial(_choice, Level),
         "limits": _limits,
@@ -183,6 +187,15 @@ def _endpoint(key: str, value: Any, file: str) -> str:
     except Exception:
         example = "one looks like tcp:42278 or tcp:42278:interface=192.0.2.1"
         raise ConfigurationError(file, key, f"{description!r} is no endpoint; {example}") from None
+    return description
+
+
+def _web(key: str, value: Any, file: str) -> str:
+    description = _text(key, value, file)
+    try:
+        place_of(description)
+    except ValueError as error:
+        raise ConfigurationError(file, key, str(error)) from None
     return description
 
 

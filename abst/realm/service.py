@@ -33,6 +33,7 @@ from abst.realm.state_folder import (
     make_state_folder,
 )
 from abst.realm.store.sqlite import SqliteStore
+from abst.realm.web.service import RealmWeb
 from abst.systemd import SystemdNotifier
 
 GOODBYE_SECONDS = 3.0
@@ -79,6 +80,7 @@ class RealmService(LoggingService):
         self._store: SqliteStore | None = None
         self._lock: int | None = None
         self._systemd = SystemdNotifier(reactor)
+        self._web = RealmWeb(reactor, config)
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
 
@@ -162,6 +164,8 @@ class RealmService(LoggingService):
         for address in self.addresses:
             self._write(str(address))
             self.log.info("listening as {address}", address=str(address))
+        if self._store is not None:
+            await self._web.start(factory, self._store, self._ports)
         self._systemd.ready(lambda: f"devices here: {factory.realm.here}")
 
     def _give_up(self, problems: list[Failure]) -> None:
@@ -177,6 +181,7 @@ class RealmService(LoggingService):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
+        await self._web.stop()
         closing = [port.stopListening() for port in self._ports]
         self._ports = []
         await DeferredList([item for item in closing if item is not None], consumeErrors=True)

@@ -1,0 +1,1 @@
+"""What a realm shows to whoever runs it: metrics, status, and a page with both."""
