@@ -226,6 +226,7 @@ class RealmFactory(Factory):
         self._descriptors = descriptor_set(reactor, self.settle)
         self.context = realm_server_context(identity, certificate_file, key_file)
         self.stories = Stories(self.log, self.now)
+        self.stories.own_devices = self.realm.access.own_devices
         self.call_later = reactor.callLater
         self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
         self._pipes = Pipes(pipes)

@@ -8,7 +8,7 @@ however many connections it makes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
@@ -38,11 +38,13 @@ class Stories:
 
     Attributes:
         shows_addresses: whether the log says where connections come from.
+        own_devices: the realm's own, which come and go all the time; only 'debug' logs that.
     """
 
     def __init__(self, log: Logger, now: Callable[[], float]) -> None:
         self.log = log
         self.shows_addresses = False
+        self.own_devices: Container[bytes] = ()
         self._now = now
         self._numbers = itertools.count(1)
         self._period_ends = 0.0
@@ -51,6 +53,10 @@ class Stories:
     def begin(self) -> Story:
         """Return the story of a connection that has just been made."""
         return Story(self, next(self._numbers))
+
+    def level_for(self, device: bytes) -> Any:
+        """Return how much it matters that a device comes or goes."""
+        return LogLevel.debug if device in self.own_devices else LogLevel.info
 
     def level_for_stranger(self) -> Any:
         """Return how much one more line about a stranger matters."""
@@ -91,7 +97,8 @@ class Story:
             here: how many devices are here now.
         """
         self._device = device
-        self._say(LogLevel.info, "device {device} is here, {here} in all", device, here=here)
+        level = self._stories.level_for(device)
+        self._say(level, "device {device} is here, {here} in all", device, here=here)
 
     def told(self, error: Error) -> None:
         """Tell what the device is told of a packet, or of all of them; the connection stays."""
@@ -111,7 +118,8 @@ class Story:
         """
         if self._device is not None:
             why = "it closed" if code is None else code
-            self._say(LogLevel.info, "device {device} is gone ({why})", device, code, why=why)
+            level = self._stories.level_for(self._device)
+            self._say(level, "device {device} is gone ({why})", device, code, why=why)
         elif code is not None:
             level = self._stories.level_for_stranger()
             self._say(level, "device {device} was not let in ({code})", device, code)
