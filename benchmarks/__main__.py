@@ -143,7 +143,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="of TCP, on a loopback interface of its own if that can be (%(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="also write all samples to this file")
     add("--realm-command", type=shlex.split, default=list(DEFAULT_COMMAND), metavar="COMMAND",
-        help="the realm to measure; --listen and --state are added")  # fmt: skip
+        help="the realm to measure; --listen, --state and --config are added")  # fmt: skip
     return parser.parse_args(arguments)
 
 

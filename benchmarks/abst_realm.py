@@ -7,7 +7,7 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgpack
@@ -25,10 +25,23 @@ _HELLO, _SEND = 0, 2
 DEFAULT_COMMAND = (sys.executable, "-m", "twisted", "abst-realm")
 
 
+# All the loads' connections come from one address and at once, as no network's do.
+_CROWD = {
+    "address_connections": 100_000,
+    "address_handshakes_per_second": 100_000,
+    "handshakes_per_second": 100_000,
+}
+
+
 class AbstRealm:
-    """A realm, started by a command to which ``--listen`` and ``--state`` are added."""
+    """A realm that takes every device.
+
+    It is started by a command to which ``--listen``, ``--state`` and ``--config`` are added.
+    """
 
     name = "abst"
+    #: What the loads need more of than a realm gives by itself.
+    limits: Mapping[str, int] = {}
     #: Well under the 15 s that a realm asks for.
     keepalive_seconds = 8.0
 
@@ -43,14 +56,22 @@ class AbstRealm:
         except importlib.metadata.PackageNotFoundError:
             self.version = "from the checkout"
 
-    def start(self, folder: Path, *more: str) -> ServerProcess:
-        """Start a realm with an empty state folder, and read its port from what it prints.
-
-        ``more`` is added to its command line.
-        """
-        listen = "tcp:0:interface=127.0.0.1"
-        command = [*self._command, "--listen", listen, "--state", str(folder / "state"), *more]
-        process = ServerProcess(command, folder, _CHECKOUT)
+    def start(self, folder: Path) -> ServerProcess:
+        """Start a realm with an empty state folder, and read its port from what it prints."""
+        configuration = folder / "realm.toml"
+        limits = {**_CROWD, **self.limits}
+        lines = ['access = "open"', "[limits]", *(f"{key} = {limits[key]}" for key in limits)]
+        configuration.write_text("\n".join(lines) + "\n")
+        process = ServerProcess(
+            [
+                *self._command,
+                *("--listen", "tcp:0:interface=127.0.0.1"),
+                *("--state", str(folder / "state")),
+                *("--config", str(configuration)),
+            ],
+            folder,
+            _CHECKOUT,
+        )
         deadline = time.monotonic() + _START_SECONDS
         try:
             while (address := _ADDRESS.search(process.output())) is None:

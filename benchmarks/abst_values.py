@@ -6,7 +6,6 @@ The limit on how often a device may ask is lifted: by itself it is 1,000 times a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -15,24 +14,15 @@ from benchmarks.abst_group import AbstGroup, wait_for_answer
 from benchmarks.abst_realm import pack
 from benchmarks.conversation import Conversation, Counter
 from benchmarks.errors import ServerFailed
-from benchmarks.process import ServerProcess
 from benchmarks.value_servers import VALUE
 
 _HELLO, _JOIN, _PUT, _GET, _CHANGED, _WATCH = 0, 4, 8, 9, 11, 12
-_CONFIGURATION = """\
-[limits]
-value_requests_per_second = 1000000
-"""
 
 
 class AbstValues(AbstGroup):
     """A realm, and one group whose values are asked for."""
 
-    def start(self, folder: Path, *more: str) -> ServerProcess:
-        """Start a realm; see :class:`benchmarks.servers.Server`."""
-        configuration = folder / "realm.toml"
-        configuration.write_text(_CONFIGURATION)
-        return super().start(folder, "--config", str(configuration), *more)
+    limits = {"value_requests_per_second": 1_000_000}
 
     def open(self, conversations: Sequence[Conversation]) -> None:
         """Have all of them join the group, which the first one makes."""

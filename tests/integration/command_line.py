@@ -79,7 +79,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class RealmProcess:
-    """``twist abst-realm`` on a port of its own, or on the one that an earlier process had.
+    """A realm that takes every device, on a port of its own, or on one that an earlier one had.
 
     Attributes:
         process: the process.
@@ -91,6 +91,7 @@ class RealmProcess:
             [
                 *(sys.executable, "-P", "-m", "twisted", "abst-realm"),
                 *("--listen", f"tcp:{port}:interface=127.0.0.1", "--state", str(folder)),
+                *("--access", "open"),
             ],
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,

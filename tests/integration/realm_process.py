@@ -77,6 +77,7 @@ class RealmProcess:
         folder: where its home, state and configuration are.
         arguments: what follows ``abst-realm`` on the command line.
         config: the text of its configuration file, or None for none.
+        access: who may use it; None for what its configuration says.
         command: how it is started.
         environment: what stands in the environment besides the usual.
     """
@@ -86,6 +87,7 @@ class RealmProcess:
         folder: Path,
         *arguments: str,
         config: str | None = None,
+        access: str | None = "open",
         command: Sequence[str] = TWIST,
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -94,6 +96,8 @@ class RealmProcess:
         if config is not None:
             (folder / "realm.toml").write_text(config, "utf-8")
             arguments = ("--config", str(folder / "realm.toml"), *arguments)
+        if access is not None:
+            arguments = ("--access", access, *arguments)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
         kept.pop("STATE_DIRECTORY", None)
         self.process = subprocess.Popen(
