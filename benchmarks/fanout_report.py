@@ -28,7 +28,7 @@ ahead of the slowest member as 768 KiB, or 128 MiB divided by the members, if th
 time: the next message is sent when the last member has the one before it, and latency is the time
 until then. All receivers are in one process, the generator's. A member of a group does not get its
 own messages, and the brokers' sender does not subscribe. The content is canned: devices would add
-140 bytes of their own encryption and signature to each, of which the server knows nothing."""
+149 bytes of their own encryption and signature to each, of which the server knows nothing."""
 
 
 def head(servers: Sequence[FanoutServer], results: Results) -> Iterator[str]:

@@ -62,7 +62,7 @@ CREATE TABLE arrived (
 );
 CREATE INDEX arrived_from ON arrived (device_id, number)
 """,
-    group_store.MIGRATION,
+    *group_store.MIGRATIONS,
 )
 
 MAX_ARRIVED: Final = 4096

@@ -21,7 +21,7 @@ from abst.database import Database
 from abst.device import Device, DeviceFactory
 from abst.device.groups.group import Group
 from abst.device.groups.protocol import GroupFactory, GroupOffer, GroupProtocol
-from abst.device.groups.store import MIGRATION, SavedGroup, SqliteGroupStore
+from abst.device.groups.store import MIGRATIONS, SavedGroup, SqliteGroupStore
 from abst.device.link import RealmLink
 from abst.device.peers import PeerBook
 from abst.device_id import DeviceID
@@ -156,7 +156,7 @@ class GroupDevice:
 
     def start(self, address: RealmAddress) -> None:
         """Start it, with what it has kept."""
-        self._database = Database(self.store_file, STORE_KIND, (MIGRATION,))
+        self._database = Database(self.store_file, STORE_KIND, MIGRATIONS)
         self._device = Device(
             self._reactor,
             self.identity,
@@ -180,7 +180,7 @@ class GroupDevice:
 
     def kept(self) -> list[SavedGroup]:
         """Return what stands on its disk about its groups, while it does not run."""
-        database = Database(self.store_file, STORE_KIND, (MIGRATION,))
+        database = Database(self.store_file, STORE_KIND, MIGRATIONS)
         with contextlib.closing(database):
             return SqliteGroupStore(database).load()
 

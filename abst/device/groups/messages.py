@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -23,7 +24,8 @@ from abst.packets.limits import HASH_BYTES, MAX_COUNT, MAX_EPOCHS, SIGNATURE_BYT
 EPOCH_BYTES: Final = 4
 HEADER_BYTES: Final = EPOCH_BYTES + 8 + 8
 TAG_BYTES: Final = 16
-OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES + SIGNATURE_BYTES + 8 + HASH_BYTES
+FACTS_BYTES: Final = 1 + 8 + 8 + HASH_BYTES
+OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES + SIGNATURE_BYTES + FACTS_BYTES
 """How much longer a sealed message is than what the application has said."""
 
 MAX_STREAM_KEYS: Final = 4096
@@ -32,6 +34,13 @@ MAX_STREAM_KEYS: Final = 4096
 _STREAM: Final = b"ABST group stream 1"
 _SIGNED: Final = b"ABST group message 1"
 _NONCE_PADDING: Final = bytes(4)
+
+
+class Kind(IntEnum):
+    """What a message is; one that has another number means nothing to this version."""
+
+    APPLICATION = 0
+    ROSTER = 1
 
 
 class MessageRefusedError(GroupError):
@@ -56,14 +65,16 @@ class OpenedMessage:
     """What a member has said.
 
     Attributes:
-        content: the application's bytes.
-        missing: how many messages of the sender, before this one, have not come.
+        kind: a ``Kind``, or a number of a newer version.
+        content: the application's bytes, or what the kind says.
+        missing: how many messages of the application, before this one, have not come.
         revision: of the newest change of the group's values that the sender knew; 0 for none.
         head: the hash of the history up to there.
         stream: the number of the sender's stream.
         counter: the number of the message in it.
     """
 
+    kind: int
     content: bytes
     missing: int
     revision: int
@@ -83,6 +94,7 @@ class MessageWriter:
     Attributes:
         stream: the number of this one; to be stored before the first message is sent.
         counter: the number of the next message.
+        place: the number of the application's next message, which counts no others.
     """
 
     def __init__(self, identity: Signer, now_milliseconds: int, last_stream: int = 0) -> None:
@@ -90,28 +102,37 @@ class MessageWriter:
         self.stream = max(now_milliseconds, last_stream + 1)
         if self.stream > MAX_COUNT:
             raise GroupError("the clock is too far in the future: set it, and try again")
-        self.counter = 0
+        self.counter = self.place = 0
         self._ciphers = _StreamCiphers()
 
-    def seal(self, keys: GroupKeys, content: bytes, revision: int, head: bytes) -> bytes:
+    def seal(
+        self,
+        keys: GroupKeys,
+        content: bytes,
+        revision: int,
+        head: bytes,
+        kind: int = Kind.APPLICATION,
+    ) -> bytes:
         """Return the ``content`` of a Peer group message, in the newest epoch.
 
         Args:
             keys: the group's keys.
-            content: the application's bytes.
+            content: the application's bytes, or what the kind says.
             revision: of the newest change of the group's values that has been checked.
             head: the hash of the history up to there.
+            kind: what the message is.
         """
         device_id = self._identity.device_id
         header = keys.epoch.to_bytes(EPOCH_BYTES, "big") + number(self.stream)
         header += number(self.counter)
         associated = keys.group_id + device_id + header
-        rest = number(revision) + head + content
+        rest = bytes((kind,)) + number(self.place) + number(revision) + head + content
         signature = self._identity.private_key.sign(_SIGNED + associated + rest)
         cipher = self._ciphers.of(keys, keys.epoch, device_id, self.stream)
         self._ciphers.keep(cipher, keys.epoch, device_id, self.stream)
         nonce = _NONCE_PADDING + header[-8:]
         self.counter += 1
+        self.place += kind == Kind.APPLICATION
         return header + cipher.encrypt(nonce, signature + rest, associated)
 
 
@@ -120,17 +141,18 @@ class MessageReader:
 
     Args:
         device_id: this device, which hears nothing from itself.
-        last: of each sender that has been heard: device ID, stream and counter of its last message.
+        last: of each sender that has been heard: device ID, stream and counter of its last message,
+            and the place of its application's next one.
     """
 
-    def __init__(self, device_id: bytes, last: Iterable[tuple[bytes, int, int]] = ()) -> None:
+    def __init__(self, device_id: bytes, last: Iterable[tuple[bytes, int, int, int]] = ()) -> None:
         self._device_id = device_id
-        self._last = {device: (stream, counter) for device, stream, counter in last}
+        self._last = {row[0]: row[1:] for row in last}
         self._ciphers = _StreamCiphers()
 
-    def rows(self) -> list[tuple[bytes, int, int]]:
+    def rows(self) -> list[tuple[bytes, int, int, int]]:
         """Return what has to be stored: ``last``, for another reader."""
-        return [(device, *place) for device, place in self._last.items()]
+        return [(device, *numbers) for device, numbers in self._last.items()]
 
     def open(
         self, keys: GroupKeys, source_device: bytes, public_key: bytes, content: bytes
@@ -155,7 +177,7 @@ class MessageReader:
         stream, counter = int.from_bytes(header[4:12], "big"), int.from_bytes(header[12:], "big")
         if stream > MAX_COUNT or counter > MAX_COUNT:
             raise MessageRefusedError("forged")
-        missing = self._missing(source_device, stream, counter)
+        first_place = self._next_place(source_device, stream, counter)
         cipher = self._ciphers.of(keys, epoch, source_device, stream)
         associated = keys.group_id + source_device + header
         nonce = _NONCE_PADDING + header[-8:]
@@ -167,22 +189,25 @@ class MessageReader:
         signature = plaintext[:SIGNATURE_BYTES]
         if not is_signed(public_key, signature, _SIGNED + associated + rest):
             raise MessageRefusedError("forged")
-        revision = int.from_bytes(rest[:8], "big")
-        if revision > MAX_COUNT:
+        kind, facts = rest[0], rest[1:FACTS_BYTES]
+        place, revision = int.from_bytes(facts[:8], "big"), int.from_bytes(facts[8:16], "big")
+        if revision > MAX_COUNT or not first_place <= place <= counter:
             raise MessageRefusedError("forged")
-        self._last[source_device] = (stream, counter)
+        self._last[source_device] = (stream, counter, place + (kind == Kind.APPLICATION))
         self._ciphers.keep(cipher, epoch, source_device, stream)
-        head, said = rest[8 : 8 + HASH_BYTES], rest[8 + HASH_BYTES :]
-        return OpenedMessage(said, missing, revision, head, stream, counter)
+        missing = place - first_place
+        return OpenedMessage(
+            kind, rest[FACTS_BYTES:], missing, revision, facts[16:], stream, counter
+        )
 
-    def _missing(self, source_device: bytes, stream: int, counter: int) -> int:
-        """Return how many messages are missing before one; refuse one that is not new."""
+    def _next_place(self, source_device: bytes, stream: int, counter: int) -> int:
+        """Return the place that the application's next message has; refuse what is not new."""
         if source_device == self._device_id:
             raise MessageRefusedError("replayed")  # A realm gives nobody its own messages back.
-        last_stream, last_counter = self._last.get(source_device, (-1, -1))
+        last_stream, last_counter, place = self._last.get(source_device, (-1, -1, 0))
         if (stream, counter) <= (last_stream, last_counter):
             raise MessageRefusedError("replayed")
-        return counter - last_counter - 1 if stream == last_stream else counter
+        return place if stream == last_stream else 0
 
 
 class _StreamCiphers:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.messages import (
     OVERHEAD_BYTES,
+    Kind,
     MessageReader,
     MessageRefusedError,
     MessageWriter,
@@ -51,7 +52,7 @@ class MessengerOwner(Protocol):
         """Return how far this device has checked the values: revision and head."""
 
     def message_opened(self, device_id: DeviceID, message: OpenedMessage) -> None:
-        """A member has said something."""
+        """A member has said something, of whatever kind."""
 
     def message_waits(self, problem: MissingEpochError) -> None:
         """A message cannot be read before a key comes."""
@@ -91,18 +92,33 @@ class Messenger:
         Raises:
             GroupError: it is too long, or too much waits already.
         """
-        most = MAX_PACKET_BYTES - HEADROOM_BYTES
+        if len(content) > self.max_message_bytes:
+            raise GroupError(f"a message has at most {self.max_message_bytes} bytes: cut it")
         if self._link is not None:
-            most = self._link.max_content_bytes
-        if len(content) > most - OVERHEAD_BYTES:
-            raise GroupError(f"a message has at most {most - OVERHEAD_BYTES} bytes: cut it")
-        if self._link is not None:
-            self._send(self._link, content)
+            self._send(self._link, content, Kind.APPLICATION)
             return
         if self._waiting_bytes + len(content) > MAX_WAITING_BYTES:
             raise GroupError("the group is not joined, and enough waits for that already")
         self._waiting.append(content)
         self._waiting_bytes += len(content)
+
+    def say(self, content: bytes, kind: int) -> None:
+        """Say what is not the application's, to whoever is here now; it does not wait.
+
+        Raises:
+            GroupError: the group is not joined.
+        """
+        if self._link is None:
+            raise GroupError("the group is not joined")
+        self._send(self._link, content, kind)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """How long a message may be just now."""
+        most = MAX_PACKET_BYTES - HEADROOM_BYTES
+        if self._link is not None:
+            most = self._link.max_content_bytes
+        return most - OVERHEAD_BYTES
 
     def joined(self, link: Link) -> None:
         """Send what has waited: the group is joined."""
@@ -111,7 +127,7 @@ class Messenger:
             content = self._waiting.popleft()
             self._waiting_bytes -= len(content)
             try:
-                self._send(link, content)
+                self._send(link, content, Kind.APPLICATION)
             except AbstError as problem:
                 # This realm takes less than others, say. What else has waited is sent.
                 self._owner.problem_seen(problem)
@@ -120,14 +136,14 @@ class Messenger:
         """Let what is sent from now on wait."""
         self._link = None
 
-    def _send(self, link: Link, content: bytes) -> None:
+    def _send(self, link: Link, content: bytes, kind: int) -> None:
         owner = self._owner
         if self._writer is None:
             now = int(owner.reactor.seconds() * 1000)
             self._writer = MessageWriter(owner.identity, now, self._stream)
             # Before the first message: after a crash its number must not be used again.
             owner.keep_stream(self._writer.stream)
-        sealed = self._writer.seal(owner.keys, content, *owner.checked())
+        sealed = self._writer.seal(owner.keys, content, *owner.checked(), kind)
         source = bytes(owner.identity.device_id)
         link.tell(GroupMessage(source, bytes(owner.group_id), sealed))
 

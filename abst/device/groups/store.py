@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from abst.database import Database
 from abst.device_id import DEVICE_ID_BYTES
@@ -16,11 +16,19 @@ from abst.packets import SEED_BYTES
 
 
 class SavedReader(NamedTuple):
-    """Which messages of a member were taken: up to this one."""
+    """Which messages of a member were taken: up to this one.
+
+    Attributes:
+        device_id: the member.
+        stream: its stream of messages.
+        counter: the number of the message in it.
+        place: how many messages of its application it had said in that stream by then.
+    """
 
     device_id: bytes
     stream: int
     counter: int
+    place: int
 
 
 class SavedValue(NamedTuple):
@@ -58,6 +66,7 @@ class SavedGroup:
         next_seed: of the epoch to which this device is about to move the group, or None.
         stream: the last number of a stream of messages that this device has used.
         offered: devices that this one has added, and that have not answered yet.
+        said: the number of this device's last roster entry that it has said through the group.
         entries: the roster.
         readers: which messages of the other members were taken.
         history: what was checked of the values, encoded, but for what ``values`` and ``steps``
@@ -76,6 +85,7 @@ class SavedGroup:
     next_seed: bytes | None = None
     stream: int = 0
     offered: tuple[bytes, ...] = ()
+    said: int = 0
     entries: list[bytes] = field(default_factory=list)
     readers: list[SavedReader] = field(default_factory=list)
     history: bytes | None = None
@@ -151,7 +161,8 @@ class ForgetfulGroupStore:
         """Do nothing."""
 
 
-MIGRATION = """
+MIGRATIONS: Final = (
+    """
 CREATE TABLE peer_group (
     group_id BLOB PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -191,12 +202,17 @@ CREATE TABLE value_step (
     digest BLOB NOT NULL,
     PRIMARY KEY (group_id, revision)
 ) WITHOUT ROWID
-"""
+""",
+    """
+ALTER TABLE peer_group ADD COLUMN said INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE group_reader ADD COLUMN place INTEGER NOT NULL DEFAULT 0
+""",
+)
 """The tables of ``SqliteGroupStore``, for the database that it is given."""
 
 
 class SqliteGroupStore:
-    """Groups in a ``Database`` that has had ``MIGRATION``."""
+    """Groups in a ``Database`` that has had ``MIGRATIONS``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -208,7 +224,7 @@ class SqliteGroupStore:
         found: dict[bytes, SavedGroup] = {}
         for row in read(
             "SELECT group_id, kind, founder, realm, seeds, next_seed, stream, offered,"
-            " history, checked_at FROM peer_group"
+            " history, checked_at, said FROM peer_group"
         ):
             seeds, offered = _cut(row[4], SEED_BYTES), _cut(row[7], DEVICE_ID_BYTES)
             group = SavedGroup(
@@ -222,11 +238,12 @@ class SqliteGroupStore:
                 offered=offered,
                 history=row[8],
                 checked_at=row[9],
+                said=row[10],
             )
             found[group.group_id] = group
         for group_id, entry in read("SELECT group_id, entry FROM roster_entry ORDER BY number"):
             found[group_id].entries.append(entry)
-        for row in read("SELECT group_id, device_id, stream, counter FROM group_reader"):
+        for row in read("SELECT group_id, device_id, stream, counter, place FROM group_reader"):
             found[row[0]].readers.append(SavedReader(*row[1:]))
         for row in read("SELECT group_id, hidden_name, change, sealed FROM group_value"):
             found[row[0]].values.append(SavedValue(*row[1:]))
@@ -238,11 +255,11 @@ class SqliteGroupStore:
         """Keep a group's own facts: all but its entries, readers and values."""
         self._database.write(
             "INSERT INTO peer_group (group_id, kind, founder, realm, seeds, next_seed, stream,"
-            " offered, history, checked_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " offered, history, checked_at, said) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (group_id) DO UPDATE SET realm = excluded.realm, seeds = excluded.seeds,"
             " next_seed = excluded.next_seed, stream = excluded.stream,"
             " offered = excluded.offered, history = excluded.history,"
-            " checked_at = excluded.checked_at",
+            " checked_at = excluded.checked_at, said = excluded.said",
             (
                 group.group_id,
                 group.kind,
@@ -254,6 +271,7 @@ class SqliteGroupStore:
                 b"".join(group.offered),
                 group.history,
                 group.checked_at,
+                group.said,
             ),
         )
 
@@ -268,8 +286,8 @@ class SqliteGroupStore:
         """Keep which messages were taken."""
         for reader in readers:
             self._database.write(
-                "INSERT OR REPLACE INTO group_reader (group_id, device_id, stream, counter)"
-                " VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO group_reader (group_id, device_id, stream, counter, place)"
+                " VALUES (?, ?, ?, ?, ?)",
                 (group_id, *reader),
             )
 

@@ -13,7 +13,7 @@ from abst.database import Database
 from abst.device import Device, DeviceFactory
 from abst.device.groups.group import Group
 from abst.device.groups.protocol import GroupFactory, GroupOffer, GroupProtocol
-from abst.device.groups.store import MIGRATION, SqliteGroupStore
+from abst.device.groups.store import MIGRATIONS, SqliteGroupStore
 from abst.device_id import DeviceID
 from abst.errors import AbstError
 from abst.identity import Identity
@@ -145,7 +145,7 @@ class GroupTestCase(TestCase):
 
     def store(self) -> SqliteGroupStore:
         """Return a store in a file of its own."""
-        database = Database(self.folder() / "groups.db", 0x74657374, (MIGRATION,))
+        database = Database(self.folder() / "groups.db", 0x74657374, MIGRATIONS)
         self.addCleanup(database.close)
         return SqliteGroupStore(database)
 

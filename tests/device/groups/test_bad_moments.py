@@ -18,7 +18,7 @@ from abst.device.groups.keys import GroupKeys
 from abst.device.groups.networks import MAX_REALMS
 from abst.device.groups.offers import Offer, OfferBook
 from abst.device.groups.roster import Roster
-from abst.device.groups.store import MIGRATION, SqliteGroupStore
+from abst.device.groups.store import MIGRATIONS, SqliteGroupStore
 from abst.device.peers import PeerBook
 from abst.errors import (
     AbstError,
@@ -105,7 +105,7 @@ class FullStore(SqliteGroupStore):
     """
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, 0x74657374, (MIGRATION,))
+        self.database = Database(path, 0x74657374, MIGRATIONS)
         super().__init__(self.database)
         self.commit = self._commit_unless_full
         self.is_full = self.keeps_all = False

@@ -24,7 +24,7 @@ from abst.database import Database
 from abst.device import Device, DeviceFactory
 from abst.device.groups.group import Group
 from abst.device.groups.protocol import GroupFactory, GroupOffer, GroupProtocol
-from abst.device.groups.store import MIGRATION, SqliteGroupStore
+from abst.device.groups.store import MIGRATIONS, SqliteGroupStore
 from abst.device.peers import PeerBook
 from abst.device_id import DeviceID
 from abst.errors import AbstError, DishonestRealmError, GroupError
@@ -71,7 +71,7 @@ class House(GroupFactory):
         self.device: Device | None = None
         self.wrong: list[str] = []
         self._network = network
-        self._database = Database(folder / f"{name}.db", 0x74657374, (MIGRATION,))
+        self._database = Database(folder / f"{name}.db", 0x74657374, MIGRATIONS)
         self._peers = PeerBook()
         self._heard: dict[DeviceID, int] = {}
 

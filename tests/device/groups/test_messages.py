@@ -8,6 +8,7 @@ from twisted.trial.unittest import TestCase
 
 from abst.device.groups.messages import (
     OVERHEAD_BYTES,
+    Kind,
     MessageReader,
     MessageRefusedError,
     MessageWriter,
@@ -47,12 +48,12 @@ class MessageTests(TestCase):
 
     def test_what_was_said_is_heard_with_what_the_sender_knew(self) -> None:
         heard = self.open(self.seal(b"hello"))
-        self.assertEqual(OpenedMessage(b"hello", 0, 7, HEAD, NOW, 0), heard)
+        self.assertEqual(OpenedMessage(Kind.APPLICATION, b"hello", 0, 7, HEAD, NOW, 0), heard)
 
     def test_the_overhead_is_as_told(self) -> None:
         for content in (b"", b"x" * 1000):
             self.assertEqual(len(content) + OVERHEAD_BYTES, len(self.seal(content)))
-        self.assertEqual(140, OVERHEAD_BYTES)
+        self.assertEqual(149, OVERHEAD_BYTES)
 
     def test_nothing_of_it_can_be_read_without_the_key(self) -> None:
         self.assertNotIn(b"hello", self.seal())
@@ -76,6 +77,27 @@ class MessageTests(TestCase):
     def test_a_first_message_that_is_not_the_first_counts_those_before_it(self) -> None:
         self.seal()
         self.assertEqual(1, self.open(self.seal()).missing)
+
+    def test_what_is_not_the_applications_is_not_missing(self) -> None:
+        said: list[bytes] = []
+        for kind in (Kind.APPLICATION, Kind.ROSTER, Kind.ROSTER, 9, Kind.APPLICATION, Kind.ROSTER):
+            said.append(self.writer.seal(self.keys, b"", 0, HEAD, kind))
+        self.open(said[0])
+        self.assertEqual(0, self.open(said[2]).missing)
+        self.reader = MessageReader(BOB.device_id, self.reader.rows())
+        self.assertEqual(0, self.open(said[4]).missing)
+        self.assertEqual(0, self.open(said[5]).missing)
+        late = MessageReader(BOB.device_id, [(bytes(ALICE.device_id), NOW, 1, 1)])
+        found = late.open(self.keys, ALICE.device_id, raw_key(ALICE), said[5])
+        self.assertEqual((Kind.ROSTER, 1), (found.kind, found.missing))
+
+    def test_nobody_counts_more_or_fewer_messages_than_there_can_be(self) -> None:
+        self.open(self.seal())
+        for place in (0, 3, MAX_COUNT):
+            self.writer.counter, self.writer.place = 2, place
+            self.assert_refused("forged", self.seal())
+        self.writer.counter, self.writer.place = 2, 1
+        self.assertEqual(0, self.open(self.seal()).missing)
 
     def test_a_new_stream_follows_the_last_one_whatever_the_clock_says(self) -> None:
         old = self.seal()

@@ -81,10 +81,13 @@ class GroupTests(TestCase):
                 continue
             keys, sender = keys_of(entry), IDENTITIES[entry["sender"]]
             writer = MessageWriter(sender, entry["stream"])
-            writer.counter = entry["counter"]
+            writer.counter, writer.place = entry["counter"], entry["place"]
             sealed = writer.seal(
-                *(keys, bytes.fromhex(entry["content"])),
-                *(entry["revision"], bytes.fromhex(entry["head"])),
+                keys,
+                bytes.fromhex(entry["content"]),
+                entry["revision"],
+                bytes.fromhex(entry["head"]),
+                entry["kind"],
             )
             self.assertEqual(entry["bytes"], sealed.hex(), entry["name"])
             info = b"ABST group stream 1" + sender.device_id
@@ -107,7 +110,10 @@ class GroupTests(TestCase):
             except MissingEpochError as error:
                 found = {"refused": "missing_epoch", "epoch": error.epoch}
             else:
+                (heard,) = reader.rows()
+                self.assertEqual(entry["place"] + (entry["kind"] == 0), heard[-1], entry["name"])
                 found |= {
+                    "kind": opened.kind,
                     "content": opened.content.hex(),
                     "missing": opened.missing,
                     "revision": opened.revision,
