@@ -7,7 +7,7 @@ Pure. Owns the form of an entry and refuses what has another one. What entries s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -23,6 +23,7 @@ from abst.packets import (
     HASH_BYTES,
     MAX_COUNT,
     MAX_NAME_CHARACTERS,
+    MAX_ROSTER_ENTRIES,
     MAX_WORD_CHARACTERS,
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,
@@ -33,6 +34,9 @@ LABEL: Final = b"ABST roster 1"
 MAX_MAP_BYTES: Final = 960
 MAX_KEY_CHARACTERS: Final = 506
 """Of a setting: the longest address of a realm, and the word before it."""
+
+ITEM_BYTES: Final = 3
+"""What MessagePack puts before an entry in an array."""
 
 MAX_WITHOUT: Final = 8
 """Removals that one entry about an epoch names."""
@@ -238,6 +242,17 @@ def is_by_signer(entry: Entry, group_id: bytes, founder: bytes) -> bool:
     """Tell whether an entry is for this group and by the signer that it names."""
     signature, written = entry.data[:SIGNATURE_BYTES], entry.data[SIGNATURE_BYTES:]
     return is_signed(entry.signer, signature, LABEL + group_id + founder + written)
+
+
+def first_that_fit(entries: Sequence[bytes], most_bytes: int) -> list[bytes]:
+    """Return the first entries, as many as one packet takes and so many bytes of it."""
+    fit = []
+    for entry in entries[:MAX_ROSTER_ENTRIES]:
+        most_bytes -= len(entry) + ITEM_BYTES
+        if most_bytes < 0:
+            break
+        fit.append(entry)
+    return fit
 
 
 def _read(written: Mapping[Any, Any], wanted: tuple[fields.Field, ...]) -> dict[str, Any]:

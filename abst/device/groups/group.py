@@ -6,6 +6,7 @@ join again and read what has waited. Who carries rosters and keys between device
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -16,18 +17,19 @@ from abst.address import RealmAddress
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.membership import Membership
-from abst.device.groups.messages import MessageRefusedError, OpenedMessage
+from abst.device.groups.messages import Kind, MessageRefusedError, OpenedMessage
 from abst.device.groups.messenger import Messenger
 from abst.device.groups.protocol import GroupProtocol
 from abst.device.groups.rarely import Rarely
 from abst.device.groups.roster import Roster
+from abst.device.groups.roster_news import RosterNews, read_news
 from abst.device.groups.rotation import Rotation
 from abst.device.groups.store import GroupStore, SavedGroup, SavedReader
 from abst.device.groups.values import Values
 from abst.device.groups.view import Member
 from abst.device.link import Link
 from abst.device_id import DeviceID
-from abst.errors import AbstError, GroupError, MissingEpochError
+from abst.errors import AbstError, GroupError, MissingEpochError, RemoteProtocolError
 from abst.identity import Identity
 from abst.packets import (
     Error,
@@ -58,8 +60,11 @@ class GroupOwner(Protocol):
     random_bytes: Callable[[int], bytes]
     store: GroupStore
 
-    def group_changed(self, group: Group) -> None:
-        """The group's roster or its keys are others: the other members are to be told."""
+    def group_changed(self, group: Group, *, is_known: bool = False) -> None:
+        """The group's roster or its keys are others: the other members are to be told.
+
+        ``is_known`` says that it has come from a member who has told the whole group.
+        """
 
     def seek_members(self, group: Group) -> None:
         """The group needs something that another member may have."""
@@ -107,6 +112,7 @@ class Group:
         self._rotation = Rotation(self, saved.next_seed)
         self._membership = Membership(owner.reactor, self.identity.device_id, self)
         self._messenger = Messenger(self, saved.stream, saved.readers)
+        self._news = RosterNews(self, saved.said)
         self._link: Link | None = None
         self._save_call: Any = None
         self._seeks = Rarely(owner.reactor, SEEK_SECONDS)
@@ -300,15 +306,19 @@ class Group:
             self._saved.offered = tuple(one for one in self._saved.offered if one != device_id)
             self._save()
 
-    def roster_changed(self) -> None:
-        """Store what is new in the roster, tell the others, and do what it asks for."""
+    def roster_changed(self, *, is_known: bool = False) -> None:
+        """Store what is new in the roster, tell the others, and do what it asks for.
+
+        ``is_known`` says that it has come from a member who has told the whole group.
+        """
         if len(self.roster) > len(self._saved.entries):
             self._drop_false_keys()
             self._save()
-        self._owner.group_changed(self)
+        self._owner.group_changed(self, is_known=is_known)
         self._call(self.protocol.rosterChanged)
         self._messenger.open_held()
         self._rotation.look_for_removals()
+        self._news.look()
 
     # For the membership.
 
@@ -339,11 +349,13 @@ class Group:
         assert self._link is not None
         self._messenger.joined(self._link)
         self.values.joined(self._link, limits)
+        self._news.joined()
         self._call(self.protocol.joined)
 
     def parted(self) -> None:
         """Wait until it is joined again."""
         self._messenger.parted()
+        self._news.stop()
         self.values.parted()
 
     def arrived(self, device_id: DeviceID) -> None:
@@ -390,16 +402,42 @@ class Group:
         return self.values.checked()
 
     def message_opened(self, device_id: DeviceID, message: OpenedMessage) -> None:
-        """Hand on what a member has said."""
+        """Take what a member has said; a kind that is not known means nothing."""
         self.save_soon()
         if message.missing:
             self._call(self.protocol.messagesMissed, device_id, message.missing)
-        self._call(self.protocol.messageReceived, device_id, message.content)
+        if message.kind == Kind.APPLICATION:
+            self._call(self.protocol.messageReceived, device_id, message.content)
+        elif message.kind == Kind.ROSTER:
+            self._take_news(message.content)
         self.values.seen_by(device_id, message.revision, message.head)
 
     def message_waits(self, problem: MissingEpochError) -> None:
         """Look for a member that has the key with which a message can be read."""
         self.missing_epoch(problem.epoch)
+
+    # For the news of the roster.
+
+    @property
+    def max_news_bytes(self) -> int:
+        """How long a message about the roster may be just now; 0 while there may be none.
+
+        Who was removed still reads what is said before the group has moved.
+        """
+        is_in = self.is_joined and self.device_id in self.roster.members()
+        return self._messenger.max_message_bytes if is_in and not self._rotation.is_wanted else 0
+
+    def say_news(self, content: bytes) -> None:
+        """Tell the other members that are here."""
+        self._messenger.say(content, Kind.ROSTER)
+        self.save_soon()
+
+    def _take_news(self, content: bytes) -> None:
+        entries: list[bytes] = []
+        with contextlib.suppress(RemoteProtocolError):
+            entries = read_news(content)
+        if self.roster.merge(entries):
+            self.roster_changed(is_known=True)
 
     # For the rotation.
 
@@ -455,6 +493,7 @@ class Group:
         if self._is_over:
             return
         store, saved = self._owner.store, self._saved
+        saved.said = self._news.said
         entries, readers = self.roster.entries(len(saved.entries)), self._messenger.rows()
         # What was checked of the values stands in several rows, which make sense together alone.
         history, checked_at = saved.history, saved.checked_at

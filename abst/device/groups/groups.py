@@ -256,7 +256,7 @@ class Groups:
 
     # For the groups.
 
-    def group_changed(self, group: Group) -> None:
+    def group_changed(self, group: Group, *, is_known: bool = False) -> None:
         """Tell the other members what is new in a group."""
         if group.group_id not in self._groups:
             return
@@ -264,8 +264,8 @@ class Groups:
             if device_id not in group.roster.members():
                 self._withdraw(group, device_id, "was removed before it had answered")
         if group.kind == NETWORK:
-            self._networks.follow(group)
-        self._sharing.changed(bytes(group.group_id))
+            self._networks.follow(group, is_known=is_known)
+        self._sharing.changed(bytes(group.group_id), is_known=is_known)
         self._act()
 
     def seek_members(self, group: Group) -> None:

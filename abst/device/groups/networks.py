@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from abst.address import RealmAddress
 from abst.device.groups.group import Group
+from abst.device.groups.view import Member
 from abst.device.link import Link
 from abst.device.peers import PeerBook
 from abst.device_id import DeviceID, subject_public_key_info
@@ -56,8 +57,14 @@ class Networks:
     def __init__(self, owner: NetworkOwner) -> None:
         self._owner = owner
 
-    def follow(self, network: Group) -> None:
-        """Trust who is in a network, forget who was removed, and use its realms."""
+    def follow(self, network: Group, *, is_known: bool = False) -> None:
+        """Trust who is in a network, forget who was removed, and use its realms.
+
+        Args:
+            network: the network.
+            is_known: whether the whole network was told the same just now. Then whoever is new is
+                not called: it calls the others, and they would all call it at once.
+        """
         members = network.roster.members()
         if self._owner.device_id not in members:
             return
@@ -67,7 +74,7 @@ class Networks:
         with self._saving():
             for device_id, member in members.items():
                 if device_id != self._owner.device_id:
-                    self._introduce(network, member.device_id, member.public_key, member.name)
+                    self._introduce(network, member, is_called=not is_known)
             for peer in self._owner.peers.all():
                 if bytes(network.group_id) in peer.networks and peer.device_id not in members:
                     self._removed(network, peer.device_id)
@@ -93,14 +100,13 @@ class Networks:
         except AbstError as error:
             self.log.error("a network's peers are not saved: {error}", error=str(error))
 
-    def _introduce(self, network: Group, device_id: DeviceID, key: bytes, name: str) -> None:
-        known = self._owner.peers.get(device_id)
-        self._owner.peers.introduce(
-            device_id, subject_public_key_info(key), name, bytes(network.group_id)
-        )
-        if known is None:
+    def _introduce(self, network: Group, member: Member, *, is_called: bool) -> None:
+        known = self._owner.peers.get(member.device_id)
+        key = subject_public_key_info(member.public_key)
+        self._owner.peers.introduce(member.device_id, key, member.name, bytes(network.group_id))
+        if known is None and is_called:
             # It may not know of this device yet: it learns that from whoever it meets first.
-            self._owner.reach(device_id)
+            self._owner.reach(member.device_id)
 
     def _removed(self, network: Group, device_id: DeviceID) -> None:
         """Forget a device, also one that a person has paired: it may have been stolen."""

@@ -107,6 +107,17 @@ class Roster:
         """
         return [entry.data for entry in islice(self._entries.values(), since, None)]
 
+    def entries_by(self, public_key: bytes, *, after: int) -> list[Entry]:
+        """Return the entries by a device whose numbers are larger than one, in their order."""
+        newest = self._newest.get(public_key)
+        if newest is None or newest.number <= after:
+            return []
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.signer == public_key and entry.number > after
+        ]
+
     def digest(self) -> bytes:
         """Return 32 bytes that two rosters share when they have the same entries."""
         if self._digest is None:

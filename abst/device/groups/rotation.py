@@ -70,6 +70,11 @@ class Rotation:
         self._waiting.append(moved)
         return moved
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether this device wants the group to move, or should since somebody was removed."""
+        return self.next_keys is not None or self._is_due()
+
     def want(self) -> None:
         """Move the group, unless that is going on already."""
         if self.next_keys is None:
@@ -89,7 +94,7 @@ class Rotation:
         """Move the group when this device has to, since somebody was removed."""
         if not self._owner.can_rotate:
             return
-        if not self._unsaid.issuperset(self._pending(self._owner.keys.epoch)):
+        if self._is_due():
             self.want()
         elif self.next_keys is None:
             waiting, self._waiting = self._waiting, []
@@ -121,6 +126,9 @@ class Rotation:
         waiting, self._waiting = self._waiting, []
         for moved in waiting:
             moved.errback(problem)
+
+    def _is_due(self) -> bool:
+        return not self._unsaid.issuperset(self._pending(self._owner.keys.epoch))
 
     def _pending(self, last: int) -> list[bytes]:
         """Return the removals for which no key was made, up to an epoch."""

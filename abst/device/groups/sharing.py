@@ -166,8 +166,14 @@ class Sharing:
 
     # Groups.
 
-    def changed(self, group_id: bytes) -> None:
-        """Tell the others what is new in a group, or that it was dropped."""
+    def changed(self, group_id: bytes, *, is_known: bool = False) -> None:
+        """Tell the others what is new in a group, or that it was dropped.
+
+        Args:
+            group_id: the group.
+            is_known: whether the whole group was told the same just now. Then no way to anybody is
+                looked for, since all members would look for ways to all others at once.
+        """
         group = self._groups.get(group_id)
         if group is None:
             self._forget(group_id)
@@ -180,11 +186,11 @@ class Sharing:
             elif talk is None:
                 self._meet(group_id, device_id)
             elif not talk.is_gone:
-                self._say(device_id, talk.change(is_in=is_in))
-        if is_in:
+                self._say(device_id, talk.change(is_in=is_in, is_known=is_known))
+        if is_in and not is_known:
             others = group.roster.members().keys() - self._talks.keys() - {self._device_id}
             self._actions.extend(Reach(other) for other in sorted(others) if self._is_peer(other))
-        elif group_id not in self._out:
+        elif not is_in and group_id not in self._out:
             self._forget(group_id)
             self._out.add(group_id)
             self._actions.append(Out(group_id))

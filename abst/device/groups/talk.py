@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from abst.address import RealmAddress
+from abst.device.groups.entries import ITEM_BYTES, first_that_fit
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.roster import Roster
-from abst.packets import MAX_ROSTER_ENTRIES, GiveGroup
+from abst.packets import GiveGroup
 
 PACKETS_AT_ONCE: Final = 2
 """With entries, before the other side has said something: far less than a realm queues."""
@@ -20,9 +21,6 @@ PACKETS_AT_ONCE: Final = 2
 MAX_PACKET_BYTES: Final = 60_000
 _FIXED_BYTES: Final = 3000
 """Of a packet, without its seeds and entries: most of it a realm's address."""
-
-_ITEM_BYTES: Final = 3
-"""What MessagePack puts before a seed or an entry."""
 
 
 class SharedGroup(Protocol):
@@ -88,13 +86,15 @@ class Talk:
         self._entries_came = False
         return [GiveGroup("state", self._group_id, epoch=epoch, digest=digest)]
 
-    def change(self, *, is_in: bool) -> list[GiveGroup]:
+    def change(self, *, is_in: bool, is_known: bool = False) -> list[GiveGroup]:
         """Return what to say after the group has changed.
 
         Args:
             is_in: whether this device is still in it; if not, this is the last that it says.
+            is_known: whether the other side is likely to have heard the same. It is told how things
+                stand here, and may ask for more.
         """
-        said = self._more() if self._has_said_all else []
+        said = self._more() if self._has_said_all and not is_known else []
         if not is_in:
             return said
         said += self._keys()
@@ -177,11 +177,5 @@ class Talk:
 
 def _that_fit(entries: Sequence[bytes], seeds: Sequence[bytes] = ()) -> list[bytes]:
     """Return the first entries, as many as fit one packet with these seeds."""
-    left = MAX_PACKET_BYTES - _FIXED_BYTES - sum(len(seed) + _ITEM_BYTES for seed in seeds)
-    fit = []
-    for entry in entries[:MAX_ROSTER_ENTRIES]:
-        left -= len(entry) + _ITEM_BYTES
-        if left < 0:
-            break
-        fit.append(entry)
-    return fit
+    seeds_bytes = sum(len(seed) + ITEM_BYTES for seed in seeds)
+    return first_that_fit(entries, MAX_PACKET_BYTES - _FIXED_BYTES - seeds_bytes)

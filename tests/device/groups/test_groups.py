@@ -428,7 +428,7 @@ class StoredTests(GroupTestCase):
     def test_what_comes_while_a_device_stops_is_heard_after_the_next_start(self) -> None:
         alice, bob = self.house("alice", "bob")
         ours, bobs = self.group(alice, bob)
-        sealed = MessageWriter(alice.identity, 1).seal(ours.keys, b"late", 0, bytes(32))
+        sealed = MessageWriter(alice.identity, 10**9).seal(ours.keys, b"late", 0, bytes(32))
         message = GroupMessage(bytes(alice.device_id), bytes(ours.group_id), sealed)
         (link,) = bob.links_up()
         bob.stopService()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from abst.device.groups.entries import (
     sign_entry,
 )
 from abst.device.groups.roster import Roster
+from abst.device.groups.roster_news import pack_news, read_news
+from abst.errors import RemoteProtocolError
 from abst.identity import Identity
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors" / "rosters.json"
@@ -93,6 +96,19 @@ class RosterVectorTests(TestCase):
                 self.assertEqual(vector, {**vector, **self.outcome(roster, vector)})
                 for item in vector["passed_over"]:
                     self.assertEqual([], roster.merge([bytes.fromhex(item["bytes"])]), item["name"])
+
+    def test_news(self) -> None:
+        for vector in self.vectors["news"]:
+            content = bytes.fromhex(vector["bytes"])
+            said: list[str] | None = None
+            with contextlib.suppress(RemoteProtocolError):
+                said = [entry.hex() for entry in read_news(content)]
+            self.assertEqual(vector["entries"], said, vector["name"])
+
+    def test_news_are_written(self) -> None:
+        first = self.vectors["news"][0]
+        said = pack_news([bytes.fromhex(entry) for entry in first["entries"]])
+        self.assertEqual(first["bytes"], said.hex())
 
     def roster(self, vector: dict[str, Any]) -> Roster:
         return Roster(bytes.fromhex(vector["group_id"]), bytes.fromhex(vector["founder"]))
