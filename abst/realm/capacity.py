@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Final, NamedTuple
 
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
@@ -14,6 +14,18 @@ SPARE_FILES: Final = 2048
 
 PIPES_SHARE: Final = 16
 """Of so many files that may be open, one pipe's: it has two ends, and each direction takes one."""
+
+
+class Capacity(NamedTuple):
+    """How many files may be open.
+
+    Attributes:
+        allowed: as many as the system lets this process have.
+        needed: as many as the configured limits take while all of them are reached.
+    """
+
+    allowed: int
+    needed: int
 
 
 def files_for(limits: Limits) -> int:

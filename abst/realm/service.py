@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
+from abst.control import ControlFactory, make_room
 from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
 from abst.logs import LoggingService
+from abst.logs.journal import is_journal
 from abst.open_files import allow_open_files
-from abst.realm.capacity import files_for, limits_within
+from abst.realm.access import Mode
+from abst.realm.backup import remove_snapshots
+from abst.realm.capacity import Capacity, files_for, limits_within
 from abst.realm.config import Config
+from abst.realm.first_invitation import FirstInvitation
 from abst.realm.limits import Limits
+from abst.realm.operations import Operations, Reloaded
 from abst.realm.protocol import RealmFactory
+from abst.realm.settings import NEED_RESTART, different, in_force
 from abst.realm.state_folder import (
     ADDRESS_FILE,
+    CONTROL_SOCKET,
     IDENTITY_FILE,
     STORE_FILE,
     lock_state_folder,
@@ -35,8 +47,17 @@ from abst.realm.state_folder import (
 from abst.realm.store.sqlite import SqliteStore
 from abst.realm.web.service import RealmWeb
 from abst.systemd import SystemdNotifier
+from abst.tls import realm_server_context
 
 GOODBYE_SECONDS = 3.0
+STANDARD_OUTPUT = 1
+
+MEANINGS = {
+    Mode.OPEN: "open: every device that knows this address may use this realm",
+    Mode.INVITED: "for invited devices: 'abst-realm invite' makes a link for one",
+    Mode.LISTED: "for listed devices: 'abst-realm allow DEVICE_ID' lets one in",
+}
+"""What is said under the address."""
 
 
 def write_line(text: str) -> None:
@@ -49,17 +70,21 @@ def write_line(text: str) -> None:
 
 
 class RealmService(LoggingService):
-    """A realm with its ports.
+    """A realm with its ports, and the socket for its operator's commands.
 
     Args:
         reactor: the reactor that runs it.
         config: what it is started with.
         write: writes a line to the terminal.
         endpoint_of: makes an endpoint from a description, as Twisted does.
+        read_again: reads the configuration anew; None when there is no file to read.
+        environment: where systemd says whether standard output is its journal.
 
     Attributes:
         factory: the realm; None before the service is started.
         addresses: one address for each port that listens.
+        started_at: when it was started, on the reactor's clock.
+        capacity: how many files it may have open.
     """
 
     name = "abst-realm"
@@ -71,18 +96,33 @@ class RealmService(LoggingService):
         config: Config,
         write: Callable[[str], None] = write_line,
         endpoint_of: Callable[[Any, str], Any] = serverFromString,
+        read_again: Callable[[], Config] | None = None,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._write = write
         self._endpoint_of = endpoint_of
+        self._read_again = read_again
+        self._environment = environment
         self._ports: list[IListeningPort] = []
+        self._control: IListeningPort | None = None
         self._store: SqliteStore | None = None
+        self._first: FirstInvitation | None = None
         self._lock: int | None = None
-        self._systemd = SystemdNotifier(reactor)
+        self._former_hup: Any = None
+        self._shown = b""
+        self._systemd = SystemdNotifier(reactor, environment)
         self._web = RealmWeb(reactor, config)
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
+        self.started_at = 0.0
+        self.capacity = Capacity(0, 0)
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self._config.state
 
     def startService(self) -> None:
         """Open the state folder with the identity and the store, listen, and print the address.
@@ -92,10 +132,12 @@ class RealmService(LoggingService):
         """
         super().startService()
         config = self._config
+        self.started_at = self._reactor.seconds()
         try:
             make_state_folder(config.state)
             identity = Identity.load_or_create(config.state / IDENTITY_FILE)
             self._lock = lock_state_folder(config.state)
+            remove_snapshots(config.state)
             limits, pipes = self._affordable(config.limits)
             self.factory = RealmFactory(
                 self._reactor,
@@ -105,7 +147,9 @@ class RealmService(LoggingService):
                 key_file=None if config.key is None else str(config.key),
                 pipes=pipes,
                 store=self._open_store(),
+                access=config.access,
             )
+            self._shown = _certificate_of(config)
             self._log_as_configured(self.factory)
         except (AbstError, OSError, ValueError) as error:
             self._unlock()
@@ -132,14 +176,24 @@ class RealmService(LoggingService):
     def _affordable(self, limits: Limits) -> tuple[Limits, int]:
         """Return the limits that the system's own limit of open files leaves, and of pipes."""
         files = allow_open_files(files_for(limits))
+        self.capacity = Capacity(files, files_for(limits))
         affordable, pipes = limits_within(limits, files)
-        if affordable != limits:
+        numbers = {
+            "files": files,
+            "connections": affordable.connections,
+            "circuits": affordable.circuits,
+        }
+        if affordable == limits:
+            self.log.info(
+                "the system allows {files} open files, enough for {connections} connections and "
+                "{circuits} circuits",
+                **numbers,
+            )
+        else:
             self.log.warn(
                 "the system allows {files} open files, so there will be at most {connections} "
                 "connections and {circuits} circuits; raise LimitNOFILE for more",
-                files=files,
-                connections=affordable.connections,
-                circuits=affordable.circuits,
+                **numbers,
             )
         return affordable, pipes
 
@@ -150,23 +204,139 @@ class RealmService(LoggingService):
             except Exception as error:
                 raise ConfigurationError("--listen", None, f"{description}: {error}") from None
             self._ports.append(port)
-        pinned = self._config.certificate is None
-        for port in self._ports:
-            where: Any = port.getHost()
-            if not hasattr(where, "port"):
-                continue
-            host = self._config.host or reachable_host(where.host)
-            self.addresses.append(
-                RealmAddress(host, where.port, factory.identity.pin if pinned else None)
-            )
-        text = "".join(f"{address}\n" for address in self.addresses)
-        (self._config.state / ADDRESS_FILE).write_text(text)
-        for address in self.addresses:
-            self._write(str(address))
-            self.log.info("listening as {address}", address=str(address))
+        self.addresses = self._addresses_of(self._config)
+        self._write_addresses(self.addresses)
+        self._take_commands(factory)
+        self._first = FirstInvitation(factory.realm.access, self.state)
+        await self._introduce(self._first)
         if self._store is not None:
             await self._web.start(factory, self._store, self._ports)
         self._systemd.ready(lambda: f"devices here: {factory.realm.here}")
+
+    def _addresses_of(self, config: Config) -> list[RealmAddress]:
+        assert self.factory is not None
+        pin = self.factory.identity.pin if config.certificate is None else None
+        places: list[Any] = [port.getHost() for port in self._ports]
+        return [
+            RealmAddress(config.host or reachable_host(place.host), place.port, pin)
+            for place in places
+            if hasattr(place, "port")
+        ]
+
+    def _write_addresses(self, addresses: Sequence[RealmAddress]) -> None:
+        (self.state / ADDRESS_FILE).write_text("".join(f"{address}\n" for address in addresses))
+
+    async def _introduce(self, first: FirstInvitation) -> None:
+        """Say where the realm is, and who may use it."""
+        for address in self.addresses:
+            self.log.info("listening as {address}", address=str(address))
+        links = await self._renew(first)
+        # Nobody clears a journal of what should not have been written there.
+        is_shown = links and not is_journal(self._environment, STANDARD_OUTPUT)
+        for address in links if is_shown else self.addresses:
+            self._write(address.link)
+        if is_shown:
+            self._write("this link lets one device in; 'abst-realm invite' makes another")
+        elif links:
+            self._write(
+                f"the link for the first device stands in {first.path}; "
+                "'abst-realm invite' makes another"
+            )
+        else:
+            self._write(MEANINGS[self._config.access])
+
+    async def _renew(self, first: FirstInvitation) -> list[RealmAddress]:
+        try:
+            return await first.renew(self.addresses)
+        except OSError as error:
+            self.log.error(
+                "there is no link for a first device: {path}: {problem}",
+                path=str(first.path),
+                problem=error.strerror,
+            )
+            return []
+
+    def _take_commands(self, factory: RealmFactory) -> None:
+        """Listen for the operator's commands, and for the signal to read the configuration."""
+        commands = Operations(self, factory).by_name()
+        control = ControlFactory(commands, "realm", {0, os.geteuid()})
+        path = self.state / CONTROL_SOCKET
+        try:
+            make_room(path)
+            self._control = self._reactor.listenUNIX(str(path), control, mode=0o600)
+        except Exception as error:
+            # Devices are served all the same.
+            self.log.warn("'abst-realm' will not reach this realm: {error}", error=str(error))
+        if self._read_again is not None:
+            self._former_hup = signal.signal(signal.SIGHUP, self._hung_up)
+
+    # While it runs.
+
+    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        """Call a function that may take long in another thread."""
+        pool = self._reactor.getThreadPool()
+        found: Deferred[Any] = deferToThreadPool(self._reactor, pool, function, *arguments)
+        return found
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration anew, with the certificate's files; all of it counts, or nothing.
+
+        Raises:
+            AbstError: it is not usable, and nothing has changed.
+        """
+        self._systemd.reloading()
+        try:
+            reloaded = await self._reload()
+        except (AbstError, OSError) as error:
+            self.log.error("nothing has changed: {problem}", problem=str(error))
+            raise AbstError(f"nothing has changed: {error}") from None
+        finally:
+            self._systemd.reloaded()
+        self.log.info(
+            "the configuration was read anew; changed: {changed}; at the next start: {restart}",
+            changed=", ".join(reloaded.changed) or "nothing",
+            restart=", ".join(reloaded.restart) or "nothing",
+        )
+        return reloaded
+
+    async def _reload(self) -> Reloaded:
+        factory, old = self.factory, self._config
+        if self._read_again is None:
+            raise AbstError("this realm was started without a configuration file")
+        assert factory is not None and self._first is not None
+        wanted = self._read_again()
+        config = in_force(old, wanted)
+        context = realm_server_context(
+            factory.identity,
+            None if config.certificate is None else str(config.certificate),
+            None if config.key is None else str(config.key),
+        )
+        shown = _certificate_of(config)
+        addresses = self._addresses_of(config)
+        self._write_addresses(addresses)
+        # From here on nothing can fail.
+        changed = different(old, config)
+        if shown != self._shown and "certificate" not in changed:
+            changed.append("certificate")
+        self._config, self._shown, self.addresses = config, shown, addresses
+        factory.context = context
+        self._log_as_configured(factory)
+        if config.limits != old.limits:
+            factory.realm.use_limits(self._affordable(config.limits)[0])
+        if config.access is not old.access:
+            factory.realm.access.set_mode(config.access)
+            factory.settle()
+        await self._renew(self._first)
+        return Reloaded(changed, [name for name in different(old, wanted) if name in NEED_RESTART])
+
+    def _hung_up(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._reload_by_signal)
+
+    def _reload_by_signal(self) -> None:
+        # What was wrong stands in the log.
+        ensureDeferred(self.reload()).addErrback(lambda failure: failure.trap(AbstError))
+
+    # The end.
 
     def _give_up(self, problems: list[Failure]) -> None:
         if problems:
@@ -178,12 +348,15 @@ class RealmService(LoggingService):
         """Stop listening, tell every device when to come back, and close in order."""
         super().stopService()
         self._systemd.stopping()
+        if self._former_hup is not None:
+            signal.signal(signal.SIGHUP, self._former_hup)
+            self._former_hup = None
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
         await self._web.stop()
-        closing = [port.stopListening() for port in self._ports]
-        self._ports = []
+        closing = [port.stopListening() for port in (*self._ports, self._control) if port]
+        self._ports, self._control = [], None
         await DeferredList([item for item in closing if item is not None], consumeErrors=True)
         if self.factory is not None:
             await self._part(self.factory)
@@ -203,6 +376,19 @@ class RealmService(LoggingService):
         while not factory.is_idle and waited < GOODBYE_SECONDS:
             await deferLater(self._reactor, 0.05, lambda: None)
             waited += 0.05
+
+
+def _certificate_of(config: Config) -> bytes:
+    """Return what tells a certificate and its key from others; nothing when there are none.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in (config.certificate, config.key):
+        if path is not None:
+            digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def reachable_host(bound: str) -> str:

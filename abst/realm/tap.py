@@ -50,7 +50,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check the configuration; leave with status 2 when it is not usable."""
         try:
-            self.config = self._configure()
+            self.config = self.configure()
         except ConfigurationError as error:
             print(f"abst-realm: {error}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -64,7 +64,12 @@ class Options(usage.Options):
             print(f"abst-realm: {error}", file=sys.stderr)
             raise SystemExit(2) from None
 
-    def _configure(self) -> Config:
+    def configure(self) -> Config:
+        """Read the configuration file, and return what counts with the rest of the command line.
+
+        Raises:
+            ConfigurationError: a setting is not usable.
+        """
         config = load(Path(self["config"])) if self["config"] else Config()
         settings = ("listen", "state", "host", "access", "log", "log-level")
         given = {
@@ -82,6 +87,7 @@ def makeService(options: Options) -> Any:
 
     from abst.realm.service import RealmService
 
-    service = RealmService(reactor, options.config)
+    read_again = options.configure if options["config"] else None
+    service = RealmService(reactor, options.config, read_again=read_again)
     service.log_output = options.open_log()
     return service

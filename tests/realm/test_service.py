@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.identity import Identity
+from abst.realm.access import Mode
 from abst.realm.config import Config
 from abst.realm.service import RealmService, reachable_host
 from abst.realm.state_folder import IDENTITY_FILE, STORE_FILE
@@ -60,25 +61,28 @@ class RealmServiceTests(SynchronousTestCase):
 
     def service(self, *listen: str, **options: Any) -> RealmService:
         """Return a service that listens in memory."""
-        config = Config(listen=listen or ("tcp:4000",), state=self.state, **options)
-        return RealmService(self.reactor, config, self.written.append)
+        settings = {"access": Mode.OPEN, **options}
+        config = Config(listen=listen or ("tcp:4000",), state=self.state, **settings)
+        return RealmService(self.reactor, config, self.written.append, environment={})
 
     def test_it_prints_and_keeps_its_addresses(self) -> None:
         service = self.service("tcp:4000", "tcp:4001", host="realm.example.org")
         service.startService()
         pin = Identity.load(self.state / IDENTITY_FILE).pin
         self.assertEqual(2, len(self.reactor.tcpServers))
-        found = [RealmAddress.parse(line) for line in self.written]
+        *lines, meaning = self.written
+        self.assertIn("every device that knows this address", meaning)
+        found = [RealmAddress.parse(line) for line in lines]
         self.assertEqual(["realm.example.org"] * 2, [address.host for address in found])
         self.assertEqual([pin] * 2, [address.pin for address in found])
-        self.assertEqual("".join(line + "\n" for line in self.written), self.read("address"))
+        self.assertEqual("".join(line + "\n" for line in lines), self.read("address"))
 
     def read(self, name: str) -> str:
         return (self.state / name).read_text("ascii")
 
     def test_a_port_that_opens_later_is_printed_then(self) -> None:
         endpoint = SlowEndpoint()
-        config = Config(listen=("slow",), state=self.state)
+        config = Config(listen=("slow",), state=self.state, access=Mode.OPEN)
         service = RealmService(
             self.reactor, config, self.written.append, lambda reactor, text: endpoint
         )
@@ -86,12 +90,12 @@ class RealmServiceTests(SynchronousTestCase):
         self.assertEqual([], self.written)
         port = self.reactor.listenTCP(4000, service.factory)
         endpoint.listening.callback(port)
-        self.assertEqual(1, len(self.written))
+        self.assertEqual("abst://", self.written[0][:7])
         self.assertFalse(self.reactor.stopped)
 
     def test_a_port_that_fails_later_stops_the_realm_with_a_line(self) -> None:
         endpoint = SlowEndpoint()
-        config = Config(listen=("slow",), state=self.state)
+        config = Config(listen=("slow",), state=self.state, access=Mode.OPEN)
         service = RealmService(
             self.reactor, config, self.written.append, lambda reactor, text: endpoint
         )

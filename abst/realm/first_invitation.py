@@ -1,0 +1,81 @@
+"""The invitation that a new realm makes by itself, for its first device.
+
+As long as a realm is for invited devices and has none, each start makes one, and withdraws the one
+before. It stands in a file for the realm's own user until a device has come by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from abst.address import RealmAddress
+from abst.realm.access import Access, Mode
+from abst.realm.state_folder import INVITATION_FILE, write_secret
+from abst.realm.store.interface import DeviceRecord
+
+NOTE: Final = "for the first device, made by the realm itself"
+
+
+class FirstInvitation:
+    """The invitation for the first device, and its file.
+
+    Args:
+        access: who may be here.
+        folder: the state folder.
+    """
+
+    def __init__(self, access: Access, folder: Path) -> None:
+        self._access = access
+        self.path = folder / INVITATION_FILE
+        access.came = self._came
+
+    async def renew(self, addresses: Sequence[RealmAddress]) -> list[RealmAddress]:
+        """Make another one, if one is needed, and write it to its file.
+
+        Returns:
+            The addresses with it; none when none is needed, or it cannot be kept.
+
+        Raises:
+            OSError: the file cannot be written; the invitation is good for nobody then.
+        """
+        access = self._access
+        before = [record.name for record in access.invitations() if record.note == NOTE]
+        for name in before:
+            access.withdraw(name, _ignore)
+        is_needed = access.mode is Mode.INVITED and not any(
+            record.is_allowed for record in access.devices()
+        )
+        if not is_needed:
+            self._forget()
+            return []
+        kept: Deferred[bool] = Deferred()
+        invitation = access.invite(1, None, NOTE, kept.callback)
+        if not await kept:
+            self._forget()
+            return []
+        links = [replace(address, invitation=invitation.text) for address in addresses]
+        try:
+            write_secret(self.path, "".join(f"{address.link}\n" for address in links))
+        except OSError:
+            access.withdraw(invitation.record.name, _ignore)
+            raise
+        return links
+
+    def _came(self, record: DeviceRecord) -> None:
+        """Forget the file as soon as it is of no use any more."""
+        if all(invitation.note != NOTE for invitation in self._access.invitations()):
+            self._forget()
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def _ignore(_: object) -> None:
+    """Take an answer that nobody waits for."""
