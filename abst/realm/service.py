@@ -113,7 +113,7 @@ class RealmService(LoggingService):
         self._former_hup: Any = None
         self._shown = b""
         self._systemd = SystemdNotifier(reactor, environment)
-        self._web = RealmWeb(reactor, config)
+        self._web = RealmWeb(reactor, lambda: self._config)
         self.factory: RealmFactory | None = None
         self.addresses: list[RealmAddress] = []
         self.started_at = 0.0

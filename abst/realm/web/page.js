@@ -114,7 +114,7 @@ function draw(svg, values, samples) {
 function summary(values, format) {
   if (!values.length) return "";
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  return `last 5 minutes: ${shown(mean, format)} on average, ${shown(Math.max(...values), format)} at most`;
+  return `on average ${shown(mean, format)}, at most ${shown(Math.max(...values), format)}`;
 }
 
 function tell(texts) {

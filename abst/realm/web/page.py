@@ -121,7 +121,7 @@ def _summary(values: Sequence[float], how: str) -> str:
     if not values:
         return ""
     mean, most = _shown(sum(values) / len(values), how), _shown(max(values), how)
-    return f"last 5 minutes: {mean} on average, {most} at most"
+    return f"on average {mean}, at most {most}"
 
 
 def _code_rows(counts: Mapping[str, int]) -> str:

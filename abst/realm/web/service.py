@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -13,7 +14,7 @@ from abst.errors import ConfigurationError
 from abst.realm.config import Config
 from abst.realm.protocol import RealmFactory
 from abst.realm.store.sqlite import SqliteStore
-from abst.realm.web.place import UnixPlace, place_of
+from abst.realm.web.place import LoopbackPlace, UnixPlace, place_of
 from abst.realm.web.site import FewConnections, realm_site
 from abst.realm.web.watch import Watch
 
@@ -23,7 +24,7 @@ class RealmWeb:
 
     Args:
         reactor: the reactor.
-        config: what the realm was started with; its ``web`` says where.
+        config: returns the configuration in force; its ``web`` says where.
 
     Attributes:
         port: what listens, once it does.
@@ -32,7 +33,7 @@ class RealmWeb:
 
     log = Logger(namespace="abst.realm")
 
-    def __init__(self, reactor: Any, config: Config) -> None:
+    def __init__(self, reactor: Any, config: Callable[[], Config]) -> None:
         self._reactor = reactor
         self._config = config
         self.port: IListeningPort | None = None
@@ -52,7 +53,7 @@ class RealmWeb:
         Raises:
             ConfigurationError: the place is taken, or may not be used.
         """
-        config = self._config
+        config = self._config()
         if config.web is None:
             return
         place = place_of(config.web)
@@ -60,7 +61,7 @@ class RealmWeb:
         self._site = site = realm_site(
             watch,
             factory.now,
-            config.host or "",
+            lambda: self._config().host or "",
             blurs=config.blur_addresses,
             is_socket=isinstance(place, UnixPlace),
         )
@@ -71,6 +72,9 @@ class RealmWeb:
         store.committed = watch.committed
         watch.start()
         self.watch = watch
+        if isinstance(place, LoopbackPlace):
+            where: Any = self.port.getHost()
+            place = replace(place, port=where.port)
         self.log.info("status and metrics at {place}", place=str(place))
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -76,10 +76,19 @@ class Shown(Resource):
 
     def render_GET(self, request: Request) -> bytes:
         """Answer with it."""
+        return self._answer(request)
+
+    def render_HEAD(self, request: Request) -> bytes:
+        """Answer with what would be said of it."""
+        self._answer(request)
+        return b""
+
+    def _answer(self, request: Request) -> bytes:
         now = math.inf if self._now is None else self._now()
         if abs(now - self._asked_at) >= LOOK_SECONDS:
             self._last, self._asked_at = self._content(), now
         request.setHeader("Content-Type", self._kind)
+        request.setHeader("Content-Length", str(len(self._last)))
         return self._last
 
 
@@ -137,9 +146,9 @@ class ShownRequest(Request):
         A page of anybody's can have its own name lead to this machine, and look around here with
         the browser of whoever visits it: but then the browser sends that name.
         """
-        names = self.site.names
-        if names is None:
+        if self.site.host is None:
             return True
+        names = {"localhost", self.site.host().lower().rstrip(".")} - {""}
         hosts = self.requestHeaders.getRawHeaders("host") or []
         return len(hosts) == 1 and is_ours(hosts[0], names)
 
@@ -149,17 +158,17 @@ class RealmSite(Site):
 
     Args:
         root: what it shows.
-        names: under which names, beside IP addresses; None: under any, since browsers do not get
-            to it by themselves.
+        host: returns under which name, beside IP addresses and localhost; None: under any, since
+            browsers do not get to it by themselves.
     """
 
     displayTracebacks = False
     requestFactory = ShownRequest
     noisy = False
 
-    def __init__(self, root: Root, names: frozenset[str] | None) -> None:
+    def __init__(self, root: Root, host: Callable[[], str] | None) -> None:
         super().__init__(root, timeout=IDLE_SECONDS)
-        self.names = names
+        self.host = host
 
     def log(self, request: object) -> None:
         """Write nothing: who looks, and how often, is nobody's business."""
@@ -181,14 +190,19 @@ class FewConnections(WrappingFactory):
 
 
 def realm_site(
-    watch: Watch, now: Callable[[], float], host: str, *, blurs: bool, is_socket: bool
+    watch: Watch,
+    now: Callable[[], float],
+    host: Callable[[], str],
+    *,
+    blurs: bool,
+    is_socket: bool,
 ) -> FewConnections:
     """Return the site of a realm.
 
     Args:
         watch: what measures the realm.
         now: returns the time on the realm's clock.
-        host: the name that devices use for it, or "".
+        host: returns the name that devices use for it, or "".
         blurs: whether addresses of devices are blurred.
         is_socket: whether it is reached by a Unix socket.
     """
@@ -198,18 +212,17 @@ def realm_site(
         return status(watch, now(), blurs=blurs)
 
     root = Root()
-    root.putChild(b"", Shown(HTML, lambda: render(template, current(), host).encode(), now))
+    root.putChild(b"", Shown(HTML, lambda: render(template, current(), host()).encode(), now))
     as_json = Shown(JSON, lambda: _as_json(current()), now)
     root.putChild(b"status", as_json)
     root.putChild(b"status.json", as_json)
     root.putChild(b"metrics", Shown(CONTENT_TYPE, Metrics(watch).text, now))
     for name, kind in _FILES.items():
         root.putChild(name.encode(), Shown(kind, _file(name).__bytes__))
-    names = None if is_socket else frozenset({"localhost", host.lower().rstrip(".")} - {""})
-    return FewConnections(RealmSite(root, names))
+    return FewConnections(RealmSite(root, None if is_socket else host))
 
 
-def is_ours(host: str, names: frozenset[str]) -> bool:
+def is_ours(host: str, names: Container[str]) -> bool:
     """Tell whether a Host header is an IP address, or one of the names."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
