@@ -56,7 +56,8 @@ from abst.packets import (
     WatchValues,
     WindowOpened,
 )
-from abst.realm import circuits, conversation, drops, news, outbox
+from abst.realm import access, circuits, conversation, drops, news, outbox
+from abst.realm.access import Mode
 from abst.realm.conversation import State
 from abst.realm.limits import Limits
 from abst.realm.realm import RESTART_SPREAD_CONNECTIONS_PER_SECOND
@@ -301,16 +302,17 @@ class RealmTests(TestCase):
 
     def test_told_limits_are_told(self) -> None:
         rows = table(page("realm.md"), "Limits", "limit", "told")
-        told = {plain(row["limit"]) for row in rows if row["told"] == "yes"}
+        told = {plain(row["limit"]) for row in rows if "yes" in row["told"].split(", ")}
         line = MemoryRealm().connect(ALICE)
         line.send(Hello(ALICE))
         (answer,) = line.take()
         assert isinstance(answer, BackHeartbeat)
-        self.assertEqual(told, {*answer.limits, "heartbeat_seconds"})
+        self.assertIn("with `device_groups` beside them", page("realm.md"))
+        self.assertEqual({*told, "device_groups"}, {*answer.limits, "heartbeat_seconds"})
 
     def test_limits_of_circuits_are_told(self) -> None:
         rows = table(page("realm.md"), "Limits", "limit", "told")
-        told = {plain(row["limit"]) for row in rows if row["told"] == "circuit"}
+        told = {plain(row["limit"]) for row in rows if "circuit" in row["told"].split(", ")}
         realm = MemoryRealm()
         alice, bob = realm.join(ALICE), realm.join(BOB)
         alice.send(ConnectToDevice(ALICE, BOB))
@@ -328,6 +330,19 @@ class RealmTests(TestCase):
             "`retry_after` of `circuits_full`, seconds": circuits.FULL_RETRY_SECONDS,
         }
         self.assertEqual(expected, numbers(page("circuits.md"), "Numbers"))
+
+    def test_modes_of_access(self) -> None:
+        rows = table(page("access.md"), "Three modes", "mode", "who may be here")
+        self.assertEqual([str(mode) for mode in access.Mode], [plain(row["mode"]) for row in rows])
+
+    def test_numbers_of_access(self) -> None:
+        expected: Numbers = {
+            "bytes of an invitation": access.TOKEN_BYTES,
+            "`retry_after` of the refusals above, seconds": conversation.ACCESS_RETRY_SECONDS,
+            "devices on the list for invitations to let in more, at most": access.MAX_DEVICES,
+            "invitations, at most": access.MAX_INVITATIONS,
+        }
+        self.assertEqual(expected, numbers(page("access.md"), "Numbers"))
 
     def test_numbers_of_streams(self) -> None:
         expected: Numbers = {
@@ -357,6 +372,9 @@ class RealmTests(TestCase):
             "`retry_after` of an identity conflict, seconds": conversation.CONFLICT_RETRY_SECONDS,
             "`retry_after` of `replaced`, seconds": conversation.REPLACED_RETRY_SECONDS,
             "`retry_after` of `realm_full`, seconds": conversation.FULL_RETRY_SECONDS,
+            "`retry_after` of `too_many_connections`, seconds": (
+                conversation.TOO_MANY_RETRY_SECONDS
+            ),
             "different reports of drops that wait for one device": drops.MAX_REPORTED_TARGETS,
             "answers to Join that wait for one device": news.MAX_WAITING_ANSWERS,
             "connections told to come back in each second of a restart": (
@@ -529,6 +547,53 @@ CIRCUIT_BYTES = 1_000_000
 SMALL = Limits(queue_bytes=131072, connections=1)
 
 
+def _hello_in(mode: Mode, invitation: str | None = None) -> Callable[[MemoryRealm, Line], None]:
+    """Return what says Hello to a realm of a mode."""
+
+    def say(realm: MemoryRealm, line: Line) -> None:
+        realm.core.access.set_mode(mode)
+        line.send(Hello(ALICE, invitation=invitation))
+
+    return say
+
+
+def _revoked(realm: MemoryRealm, line: Line) -> None:
+    realm.core.access.revoke(ALICE, lambda is_kept: None)
+    realm.settle()
+    line.send(Hello(ALICE))
+
+
+def _not_let_in(realm: MemoryRealm, line: Line) -> None:
+    store = realm.core.store
+    assert isinstance(store, SlowStore)
+    store.is_slow = True
+    realm.core.access.allow(ALICE, "", lambda is_kept: None)
+    realm.core.access.set_mode(Mode.INVITED)
+    store.answer_access(is_kept=False)
+    realm.settle()
+
+
+def _too_many(realm: MemoryRealm, line: Line) -> None:
+    for _ in range(Limits().device_connections - 1):
+        realm.connect(ALICE)
+    realm.settle()
+    assert line.conversation.state is State.AWAITING_HELLO
+    one_more = realm.connect(ALICE)
+    realm.settle()
+    line.received, line.ended = one_more.received, one_more.ended
+    line.conversation = one_more.conversation
+
+
+def _over_volume(*what: bytes | Packet) -> Callable[[MemoryRealm, Line], None]:
+    """Return what sends something to a realm that lets nobody send anything."""
+
+    def send_it(realm: MemoryRealm, line: Line) -> None:
+        realm.core.use_limits(dataclasses.replace(realm.core.limits, device_bytes_per_month=1))
+        line.send(*what)
+
+    return send_it
+
+
 def _full(realm: MemoryRealm, line: Line) -> None:
     realm.connect(NOBODY)
     line.send(Hello(ALICE))
@@ -693,6 +758,15 @@ EVENTS: dict[str, Callable[[MemoryRealm, Line], None]] = {
     "Hello with another device's ID": lambda realm, line: line.send(Hello(BOB)),
     "Hello with version 0": lambda realm, line: line.send(Hello(ALICE, version=0)),
     "Hello when the realm is full": _full,
+    "Hello of a device that has not been invited": _hello_in(Mode.INVITED),
+    "Hello with an invitation that is not good": _hello_in(Mode.INVITED, "A" * 22),
+    "Hello of a device that is not on the list": _hello_in(Mode.LISTED),
+    "Hello of a device that was revoked": _revoked,
+    "the certificate proves a device with too many connections": _too_many,
+    "the device is [revoked](access.md#revoking)": _revoked,
+    "the disk does not take [what has let it in](access.md#invitations)": _not_let_in,
+    "Send, when a month's bytes are spent": _over_volume(send(ALICE, BOB, b"x")),
+    "a request, when a month's bytes are spent": _over_volume(OpenWindow()),
     "a packet with any other id": lambda realm, line: line.send(send(ALICE, BOB, b"")),
     "bytes that are no packet": lambda realm, line: line.send(b"\xc1"),
     "a packet over `hello_packet_bytes`": lambda realm, line: line.send(
@@ -890,7 +964,8 @@ class StateTests(TestCase):
                     self.assertEqual([said.partition(",")[0]], [it.title for it in found], row)
                 case error:
                     # What happens to legs beside the word is seen by the event itself.
-                    self.assertEqual([error.partition(",")[0]], errors, row)
+                    expected = [it for it in error.split(", ") if it.startswith("Error")]
+                    self.assertEqual(expected, errors, row)
             if row["next state"] == "CLOSED" and row["state"] != "CLOSED":
                 self.assertTrue(line.ended, row)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from abst.packets import CIRCUIT_ID_BYTES, TOKEN_BYTES, Error
 from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
 from abst.realm.limits import Limits
+from abst.realm.meter import Meter
 from abst.realm.quota import Quota
 from abst.realm.rates import DayVolume, Rate
 from abst.realm.refusal import Refusal
@@ -90,6 +92,17 @@ class _Account:
     rate: Rate | None = None
     volume: DayVolume | None = None
 
+    def use_limits(self, limits: Limits, now: float = -math.inf) -> None:
+        """Let these limits count; what has gone on this day counts too."""
+        fast, much = limits.device_circuit_bytes_per_second, limits.device_circuit_bytes_per_day
+        self.rate = Rate(fast, now) if fast else None
+        if not much:
+            self.volume = None
+        elif self.volume is None:
+            self.volume = DayVolume(much, now)
+        else:
+            self.volume.most_bytes = much
+
 
 @dataclass(eq=False, slots=True)
 class Seat:
@@ -135,6 +148,7 @@ class Circuit:
     _rates: list[Rate] = field(default_factory=list)
     _volumes: list[DayVolume] = field(default_factory=list)
     _is_limited: bool = False
+    _is_metered: bool = False
 
     # Before it is joined.
 
@@ -168,6 +182,18 @@ class Circuit:
                 self.circuits.count_refused_leg(code)
         self._end_if_all_came()
 
+    def shut_out(self, code: Code) -> None:
+        """End it at once, since one of its devices may not be here any more."""
+        if self.state is State.JOINED:
+            self.circuits.counters.ended_circuits[code] += 1
+            self.ended_for = code
+            self.reset()
+            return
+        self.circuits.forget_tokens(self)
+        if self.state is State.MEETING:
+            self.refuse(Code.CIRCUIT_REFUSED)
+        self.circuits.forget(self)
+
     def look_for_legs(self, now: float) -> None:
         """End it when the two legs have not come by now."""
         if self.state is State.MEETING:
@@ -188,9 +214,17 @@ class Circuit:
         self._bound(now)
         first.meet(second, self)
 
+    def use_limits(self) -> None:
+        """Let the limits count that there are now."""
+        if self.state is State.JOINED:
+            self._bound(-math.inf)
+
     def _bound(self, now: float) -> None:
         """Collect the limits that count for this circuit."""
         limits = self.circuits.limits
+        self.turn_bytes = TURN_BYTES
+        self._rates.clear()
+        self._volumes.clear()
         if limits.circuit_bytes_per_second:
             self._rates.append(Rate(limits.circuit_bytes_per_second, now))
         for account in map(self.circuits.account_of, {seat.device for seat in self.seats}):
@@ -202,7 +236,10 @@ class Circuit:
         for rate in filter(None, rates):
             each = max(LEAST_TURN_BYTES, rate // TURNS_PER_SECOND)
             self.turn_bytes = min(self.turn_bytes, each)
-        self._is_limited = bool(self._rates or self._volumes or limits.circuit_bytes)
+        self._is_metered = self.circuits.meter.is_on
+        self._is_limited = bool(
+            self._rates or self._volumes or limits.circuit_bytes or self._is_metered
+        )
 
     # While it is joined.
 
@@ -221,6 +258,9 @@ class Circuit:
         spent = 0 < most < self.bytes
         for volume in self._volumes:
             spent = volume.take(count, now) or spent
+        if self._is_metered:
+            devices = {seat.device for seat in self.seats}
+            spent = self.circuits.meter.charge(devices, count) or spent
         if spent:
             self._end(Code.CIRCUIT_SPENT)
             return 0.0
@@ -266,6 +306,8 @@ class Circuits:
         switchboard: who is here.
         counters: where they are counted.
         deadlines: what has to be looked at next.
+        is_admitted: tells whether a device may be here.
+        meter: what devices have sent in this month.
     """
 
     def __init__(
@@ -275,9 +317,13 @@ class Circuits:
         switchboard: Switchboard,
         counters: Counters,
         deadlines: Deadlines,
+        is_admitted: Callable[[bytes], bool],
+        meter: Meter,
     ) -> None:
         self.counters = counters
         self.deadlines = deadlines
+        self.meter = meter
+        self._is_admitted = is_admitted
         self._random_bytes = random_bytes
         self._switchboard = switchboard
         self._circuits: dict[bytes, Circuit] = {}
@@ -287,14 +333,27 @@ class Circuits:
         self.use_limits(limits)
 
     def use_limits(self, limits: Limits) -> None:
-        """Let these limits count from now on; circuits that are open keep how fast they may go."""
+        """Let these limits count from now on, also for the circuits that there are."""
         self.limits = limits
-        self._requests = Quota(
-            limits.circuit_requests_per_minute, limits.circuit_requests_per_minute / 60
-        )
+        per_minute = limits.circuit_requests_per_minute
+        self._requests = Quota(per_minute, per_minute / 60)
+        for account in self._accounts.values():
+            account.use_limits(limits)
+        for circuit in self._circuits.values():
+            circuit.use_limits()
 
     def __len__(self) -> int:
         return len(self._circuits)
+
+    def devices(self) -> set[bytes]:
+        """Return the devices that have a circuit."""
+        return {seat.device for circuit in self._circuits.values() for seat in circuit.seats}
+
+    def shut_out(self, device: bytes, code: Code) -> None:
+        """End every circuit of a device that may not be here any more."""
+        for circuit in tuple(self._circuits.values()):
+            if any(seat.device == device for seat in circuit.seats):
+                circuit.shut_out(code)
 
     def count_states(self) -> Counter[State]:
         """Return how many circuits there are of each state."""
@@ -311,6 +370,9 @@ class Circuits:
         if self._switchboard.route(target) is None:
             return Refusal(Code.TARGET_ABSENT)
         devices = (asker, target)
+        wait = self.meter.seconds_without(devices) if self.meter.is_on else 0.0
+        if wait:
+            return Refusal(Code.VOLUME_SPENT, wait)
         wait = max(self._seconds_without_volume(device, now) for device in devices)
         if wait:
             return Refusal(Code.RATE_LIMITED, round(wait, 1))
@@ -331,6 +393,9 @@ class Circuits:
         if seat is None or device not in (None, seat.device):
             return None
         del self._awaited[token_hash]
+        # Whoever is shut out has no circuit by then; this holds whatever else may fail.
+        if not all(self._is_admitted(other.device) for other in seat.circuit.seats):
+            return None
         return seat
 
     def refuse(self, circuit_id: bytes, device: bytes) -> None:
@@ -367,6 +432,11 @@ class Circuits:
         """Tell whether a leg with this seat's token may still come."""
         return seat.token_hash in self._awaited
 
+    def forget_tokens(self, circuit: Circuit) -> None:
+        """Let the tokens of a circuit be good for nothing."""
+        for seat in circuit.seats:
+            self._awaited.pop(seat.token_hash, None)
+
     def account_of(self, device: bytes) -> _Account:
         """Return what counts for all circuits of a device."""
         return self._accounts[device]
@@ -382,8 +452,8 @@ class Circuits:
         if self._circuits.pop(circuit.id, None) is None:
             return
         circuit.state = State.OVER
+        self.forget_tokens(circuit)
         for seat in circuit.seats:
-            self._awaited.pop(seat.token_hash, None)
             self.release(seat)
             seat.leg = None
         if circuit.when_over is not None:
@@ -443,9 +513,6 @@ class Circuits:
         account = self._accounts.get(seat.device)
         if account is None:
             account = self._accounts[seat.device] = _Account()
-            if self.limits.device_circuit_bytes_per_second:
-                account.rate = Rate(self.limits.device_circuit_bytes_per_second, now)
-            if self.limits.device_circuit_bytes_per_day:
-                account.volume = DayVolume(self.limits.device_circuit_bytes_per_day, now)
+            account.use_limits(self.limits, now)
         account.circuits += 1
         self._accounts.move_to_end(seat.device)

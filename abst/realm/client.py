@@ -23,6 +23,13 @@ class Client(Protocol):
     def device_id(self) -> bytes | None:
         """The device that its certificate has proved."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it may still ask for anything."""
+
+    def maker_of(self, group: bytes) -> bytes | None:
+        """Return the device that has made a group which it has joined; None when it has not."""
+
     def is_joined(self, group: bytes) -> bool:
         """Tell whether it has joined a peer group."""
 

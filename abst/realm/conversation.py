@@ -9,7 +9,7 @@ they come.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from abst import codec, packets
@@ -42,7 +42,7 @@ from abst.packets import (
 from abst.realm import requests
 from abst.realm.circuits import Seat
 from abst.realm.drops import Drops
-from abst.realm.groups import GroupRequest, Membership
+from abst.realm.groups import Membership
 from abst.realm.news import News
 from abst.realm.outbox import Outbox
 from abst.realm.refusal import Refusal
@@ -61,6 +61,8 @@ CONFLICT_REPLACEMENTS: Final = 4
 CONFLICT_RETRY_SECONDS: Final = 60.0
 REPLACED_RETRY_SECONDS: Final = 10.0
 FULL_RETRY_SECONDS: Final = 30.0
+TOO_MANY_RETRY_SECONDS: Final = 30.0
+ACCESS_RETRY_SECONDS: Final = 60.0
 CONTROL_BYTES_BEFORE_NEWS: Final = 8192
 """How much may wait of the realm's own packets when one more is made of news about groups: so even
 the longest list of members fits behind it."""
@@ -106,6 +108,8 @@ class Conversation:
     Attributes:
         state: where it stands.
         device_id: what the certificate proved; None before ``identify``.
+        limits: those that were in force when the connection was made; what the device has been told
+            of them stays in force until it ends.
         nonce: what the device's proofs on this connection are made over; empty before Hello.
         memberships: the peer groups that the device has joined on this connection.
         carrier: whatever the adapter wants to find again; never used here.
@@ -144,6 +148,7 @@ class Conversation:
         "early",
         "heard_at",
         "here_since",
+        "limits",
         "measure_progress",
         "memberships",
         "nonce",
@@ -158,6 +163,7 @@ class Conversation:
 
     def __init__(self, realm: Realm, observed_address: tuple[str, int] | None, now: float) -> None:
         self._realm = realm
+        self.limits = realm.limits
         # Runs without a sender are the realm's own; nobody is told when they are dropped.
         self._outbox: Outbox[Sender | None] = Outbox()
         # The beginning of a packet that has not come whole, and what is known of its end: how many
@@ -197,6 +203,8 @@ class Conversation:
         self.device_id = device_id
         self._send_head = _SEND + device_id + _SEND_TO
         self._message_head = _MESSAGE + device_id + _MESSAGE_TO
+        if not self._realm.identified(self, device_id):
+            self.close(Code.TOO_MANY_CONNECTIONS, retry_after=TOO_MANY_RETRY_SECONDS)
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes as they came from the device."""
@@ -213,6 +221,8 @@ class Conversation:
         self._realm.conversations.discard(self)
         self._leave()
         self._outbox.clear_control()
+        # A deadline may keep this object for a while; it shall not keep the connection too.
+        self.measure_progress = _no_measure
 
     # What goes out.
 
@@ -238,7 +248,7 @@ class Conversation:
         self._progress = self.measure_progress()
         if not self._stall_watched:
             self._stall_watched = True
-            due = now + self._realm.limits.stall_seconds
+            due = now + self.limits.stall_seconds
             self._realm.deadlines.add(due, self.look_for_stall)
 
     def unblocked(self) -> None:
@@ -257,6 +267,15 @@ class Conversation:
         self._outbox.add_last_word(codec.encode(last_word))
         self._realm.touched.append(self)
 
+    def turn_away(self, code: Code) -> None:
+        """Close, since the device may not be here, or not any more."""
+        if code is Code.NOT_KEPT:
+            # What had let it in is not on the disk, and so not in force.
+            self._queue(Error(str(code), MEANINGS[code].sentence, about=Hello.packet_id))
+            code = Code.NOT_INVITED
+        wait = FULL_RETRY_SECONDS if code is Code.REALM_FULL else ACCESS_RETRY_SECONDS
+        self.close(code, retry_after=wait)
+
     def look_for_hello(self, now: float) -> None:
         """Close a connection that has said no Hello."""
         if self.state is State.AWAITING_HELLO:
@@ -265,7 +284,7 @@ class Conversation:
     def look_for_silence(self, now: float) -> None:
         """Close a connection that has said nothing for too long."""
         if self.state is State.HERE:
-            due = self.heard_at + self._realm.limits.silence_seconds
+            due = self.heard_at + self.limits.silence_seconds
             if now >= due:
                 self.close(Code.SILENT)
             else:
@@ -280,7 +299,7 @@ class Conversation:
         if progress > self._progress:
             self._progress = progress
             self._blocked_since = now
-        due = self._blocked_since + self._realm.limits.stall_seconds
+        due = self._blocked_since + self.limits.stall_seconds
         if now < due:
             self._realm.deadlines.add(due, self.look_for_stall)
             return
@@ -291,11 +310,13 @@ class Conversation:
     def _leave(self) -> None:
         """Be found by nobody any more; tell the senders of what is not going to be delivered."""
         realm = self._realm
-        if self.state is State.HERE:
+        if self.state is State.HERE and not self._is_own:
             realm.here -= 1
         self.state = State.CLOSED
-        if self.device_id is not None and realm.switchboard.leave(self.device_id, self):
-            realm.windows.close(self.device_id)
+        if self.device_id is not None:
+            realm.parted(self, self.device_id)
+            if realm.switchboard.leave(self.device_id, self):
+                realm.windows.close(self.device_id)
         self._news.clear()
         realm.groups.leave_all(self)
         realm.queued_bytes -= self._outbox.data_bytes
@@ -316,7 +337,7 @@ class Conversation:
         if not outbox.data_bytes:
             realm.touched.append(self)  # When something waits already, somebody has.
         most = realm.limits.all_queues_bytes - realm.queued_bytes + outbox.data_bytes
-        if not outbox.add_run(run, count, source, min(realm.limits.queue_bytes, most), most):
+        if not outbox.add_run(run, count, source, min(self.limits.queue_bytes, most), most):
             return Code.QUEUE_FULL
         size = len(run)
         realm.queued_bytes += size
@@ -331,8 +352,17 @@ class Conversation:
         """
         realm = self._realm
         left_of_all = realm.limits.all_queues_bytes - realm.queued_bytes
-        most = realm.limits.queue_bytes + OWN_ROOM_BYTES
+        most = self.limits.queue_bytes + OWN_ROOM_BYTES
         return min(most, max(OWN_ROOM_BYTES, left_of_all + self._outbox.data_bytes))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the device may ask for anything on this connection."""
+        return self.state is State.HERE
+
+    @property
+    def _is_own(self) -> bool:
+        return self.device_id in self._realm.access.own_devices
 
     def report_drop(self, code: Code, target_device: bytes, count: int) -> None:
         """Note that packets of this device were dropped; it is told with its next bytes."""
@@ -367,6 +397,11 @@ class Conversation:
     def is_joined(self, group: bytes) -> bool:
         """Tell whether the device has joined a peer group."""
         return group in self.memberships
+
+    def maker_of(self, group: bytes) -> bytes | None:
+        """Return the device that has made a peer group which this one has joined."""
+        membership = self.memberships.get(group)
+        return None if membership is None else membership.group.record.maker
 
     def deliver_own(self, packet: bytes) -> bool:
         """Queue an encoded packet of the realm's own, in order behind what waits of other devices.
@@ -429,11 +464,12 @@ class Conversation:
             elif self.state is State.HERE and data.startswith(self._message_head, position):
                 position = self._relay(data, position, now, len(self._message_head), self._publish)
             elif values is not None and self.state is State.HERE:
-                asked, position = read_requests(data, position)
-                if asked:
+                asked, end = read_requests(data, position)
+                if not asked:
+                    end = self._decode(data, position, now)
+                elif self._may_ask(asked, end - position):
                     values.handle_all(self, asked, now)
-                else:
-                    position = self._decode(data, position, now)
+                position = end
             else:
                 position = self._decode(data, position, now)
 
@@ -489,7 +525,7 @@ class Conversation:
                 problem = RemoteProtocolError(Code.MALFORMED, "content: needs bin")
                 break
             length = end - position
-            if length > self._realm.limits.packet_bytes:
+            if length > self.limits.packet_bytes:
                 problem = self._too_large()
                 break
             if end > size:
@@ -546,7 +582,7 @@ class Conversation:
 
     def _most_bytes(self, data: bytes, position: int) -> int:
         """Return how large the packet may be that begins here."""
-        limits = self._realm.limits
+        limits = self.limits
         if self.state is not State.HERE:
             return limits.hello_packet_bytes
         most = limits.packet_bytes
@@ -556,12 +592,14 @@ class Conversation:
         return most
 
     def _too_large(self) -> RemoteProtocolError:
-        most = self._realm.limits.packet_bytes
+        most = self.limits.packet_bytes
         return RemoteProtocolError(Code.TOO_LARGE, f"a packet has at most {most} bytes")
 
     # What packets do.
 
-    def _handle(self, packet: dict[object, object], raw: bytes, now: float) -> None:
+    def _handle(  # noqa: C901
+        self, packet: dict[object, object], raw: bytes, now: float
+    ) -> None:
         packet_id = packets.id_of(packet)  # type: ignore[arg-type]
         if self.state is State.AWAITING_HELLO and packet_id != Hello.packet_id:
             if packet_id != Leg.packet_id:
@@ -572,7 +610,10 @@ class Conversation:
             self._refuse_unknown(packet_id, packet.get("request"))
             return
         realm = self._realm
-        match packets.parse(packet, packets.DEVICE_TO_REALM):  # type: ignore[arg-type]
+        parsed = packets.parse(packet, packets.DEVICE_TO_REALM)  # type: ignore[arg-type]
+        if isinstance(parsed, requests.METERED) and not self._may_ask((parsed,), len(raw)):
+            return
+        match parsed:
             case Hello() as hello:
                 self._hello(hello, now)
             case Send() as send:
@@ -600,6 +641,20 @@ class Conversation:
             return self._realm.values is not None
         return packet_id in packets.DEVICE_TO_REALM
 
+    def _may_ask(self, asked: Sequence[requests.Metered], size: int) -> bool:
+        """Count requests as sent, and return True; or refuse them, since a month's bytes are."""
+        realm = self._realm
+        if not realm.is_metered or self._spend(size):
+            return True
+        refusal = Refusal(Code.VOLUME_SPENT, realm.meter.seconds_left())
+        for wanted in asked:
+            self.refuse(refusal, wanted)
+        return False
+
+    def _spend(self, size: int) -> bool:
+        assert self.device_id is not None
+        return self._realm.meter.spend(self.device_id, size)
+
     def _check_source(self, source_device: bytes) -> None:
         if source_device != self.device_id:
             raise RemoteProtocolError(Code.WRONG_SOURCE, MEANINGS[Code.WRONG_SOURCE].sentence)
@@ -618,14 +673,29 @@ class Conversation:
             if is_new and len(realm.conversations) > realm.limits.connections:
                 self.close(Code.REALM_FULL, retry_after=FULL_RETRY_SECONDS)
                 return
+        if not self._is_admitted(hello):
+            return
+        if self.state is State.AWAITING_HELLO:
             self.state = State.HERE
             self.here_since = now
             self.nonce = realm.random_bytes(NONCE_BYTES)
-            realm.here += 1
-            realm.counters.connections += 1
-            realm.deadlines.add(now + realm.limits.silence_seconds, self.look_for_silence)
+            if not self._is_own:
+                realm.here += 1
+                realm.counters.connections += 1
+            realm.deadlines.add(now + self.limits.silence_seconds, self.look_for_silence)
         self.tell(requests.back_heartbeat(realm, self, hello.request))
         self._arrive(now)
+
+    def _is_admitted(self, hello: Hello) -> bool:
+        """Ask whether the device may be here; when it may not, or that cannot be told, close."""
+        try:
+            refusal = self._realm.access.admit(hello.device_id, hello.invitation)
+        except Exception:
+            self.turn_away(Code.NOT_INVITED)
+            raise
+        if refusal is not None:
+            self.turn_away(refusal)
+        return refusal is None
 
     def _become_leg(self, packet: dict[object, object], raw: bytes, now: float) -> None:
         """Be a circuit's leg from now on, and no conversation any more."""
@@ -653,11 +723,15 @@ class Conversation:
             self._tell_of_conflict()
 
     def _forward(self, run: bytes, count: int, target: bytes) -> None:
-        destination = self._realm.switchboard.route(target)
-        if destination is None:
-            if not is_device_id(target):
-                raise RemoteProtocolError(Code.MALFORMED, "target_device: needs a device ID")
-            refusal: Code | None = Code.TARGET_ABSENT
+        realm = self._realm
+        refusal: Code | None
+        destination = realm.switchboard.route(target)
+        if destination is None and not is_device_id(target):
+            raise RemoteProtocolError(Code.MALFORMED, "target_device: needs a device ID")
+        if realm.is_metered and not self._spend(len(run)):
+            refusal = Code.VOLUME_SPENT
+        elif destination is None:
+            refusal = Code.TARGET_ABSENT
         else:
             refusal = destination.deliver(run, count, self)
         if refusal is not None:
@@ -669,16 +743,21 @@ class Conversation:
 
     def _publish(self, run: bytes, count: int, group: bytes) -> None:
         """Forward a run of messages to the other members of a peer group."""
+        realm = self._realm
         membership = self.memberships.get(group)
-        if membership is not None:
-            self._realm.groups.relay(membership, run, count)
+        if membership is None and not is_device_id(group):
+            raise RemoteProtocolError(Code.MALFORMED, "peer_group: needs a group's ID")
+        if realm.is_metered and not self._spend(len(run)):
+            refusal = Code.VOLUME_SPENT
+        elif membership is None:
+            refusal = Code.NOT_JOINED
+        else:
+            realm.groups.relay(membership, run, count)
             self.sent_packets += count
             self.sent_bytes += len(run)
             return
-        if not is_device_id(group):
-            raise RemoteProtocolError(Code.MALFORMED, "peer_group: needs a group's ID")
-        self._count_drop(Code.NOT_JOINED, count)
-        self.report_message_drop(Code.NOT_JOINED, group, None, count)
+        self._count_drop(refusal, count)
+        self.report_message_drop(refusal, group, None, count)
 
     def _count_drop(self, code: Code, count: int) -> None:
         self._realm.counters.dropped_packets[code] += count
@@ -690,7 +769,7 @@ class Conversation:
         self._queue(packet)
         self._realm.touched.append(self)
 
-    def refuse(self, refusal: Refusal, refused: requests.Request | GroupRequest) -> None:
+    def refuse(self, refusal: Refusal, refused: requests.Metered) -> None:
         """Say that the device does not get what it has asked for."""
         self._realm.counters.refused_packets[refusal.code] += 1
         self.tell(requests.refused(refusal, refused))
@@ -717,7 +796,8 @@ class Conversation:
         self.tell(Error(str(code), MEANINGS[code].sentence, about=packet_id, request=repeated))
 
     def _write_drops(self) -> None:
-        for error in self._drops.take():
+        left = self._realm.meter.seconds_left() if self._realm.is_metered else None
+        for error in self._drops.take({Code.VOLUME_SPENT: left}):
             self._queue(error)
 
     def _write_news(self) -> None:

@@ -6,6 +6,7 @@ dropped is still counted, and it is not said any more for whom it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from abst.errors import MEANINGS, Code
@@ -37,14 +38,19 @@ class Drops:
             key = (code, about, None, None)
         self.counts[key] = self.counts.get(key, 0) + count
 
-    def take(self) -> list[Error]:
-        """Return what the sender is to be told, and forget it."""
+    def take(self, waits: Mapping[Code, float | None]) -> list[Error]:
+        """Return what the sender is to be told, and forget it.
+
+        Args:
+            waits: after how many seconds to try again, where a code can say that.
+        """
         counts, self.counts = self.counts, {}
         return [
             Error(
                 str(code),
                 MEANINGS[code].sentence,
                 about=about,
+                retry_after=waits.get(code),
                 target_device=target,
                 dropped=count,
                 peer_group=group,

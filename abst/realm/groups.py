@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from abst.errors import Code
@@ -36,6 +36,7 @@ from abst.realm.switchboard import Sender
 MAX_WAITING_MOVES: Final = 64
 """How many more may ask for a move of one group while one is being written to the disk."""
 WAITING_RETRY_SECONDS: Final = 1.0
+FULL_RETRY_SECONDS: Final = 60.0
 
 WRONG_PROOF_REQUESTS: Final = 10
 """As how many requests one with a wrong proof counts: no other costs as much, and whoever has the
@@ -247,7 +248,7 @@ class Groups:
             self._count >= self._limits.groups
             or self._made[record.maker] >= self._limits.device_groups
         ):
-            return Refusal(Code.GROUPS_FULL)
+            return Refusal(Code.GROUPS_FULL, FULL_RETRY_SECONDS)
         return record
 
     def _is_done(self, record: GroupRecord) -> bool:
@@ -269,10 +270,15 @@ class Groups:
                 if record.group not in self._groups:
                     self._count_less(record)
                 client.refuse(Refusal(Code.NOT_KEPT), wanted)
-            for other, others_wish in waiting:
-                self._create(other, others_wish)
+            self._go_on(waiting)
 
         self._store.put_group(record, written)
+
+    def _go_on(self, waiting: Iterable[tuple[Member, CreateGroup]]) -> None:
+        """Do what has waited, but for those that are gone, or were shut out meanwhile."""
+        for client, wanted in waiting:
+            if client.is_here:
+                self._create(client, wanted)
 
     def _count_less(self, record: GroupRecord) -> None:
         self._count -= 1
@@ -338,8 +344,7 @@ class Groups:
                 # It has values, or the disk takes nothing: not to be asked again for a while.
                 group.record = record._replace(used=self._today())
                 self._groups[record.group] = group
-            for other, others_wish in self._writing.pop(record.group):
-                self._create(other, others_wish)
+            self._go_on(self._writing.pop(record.group))
 
     # Coming and going.
 
@@ -356,7 +361,7 @@ class Groups:
         elif client.is_joined(record.group) or self._count_in(group, client):
             client.owe_answer(record.group, wanted.request)
         else:
-            client.refuse(Refusal(Code.GROUPS_FULL), wanted)
+            client.refuse(Refusal(Code.GROUPS_FULL, FULL_RETRY_SECONDS), wanted)
 
     def _say_here(self, client: Member, wanted: HereInGroup) -> None:
         membership = client.memberships.get(wanted.peer_group)

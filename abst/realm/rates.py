@@ -28,12 +28,16 @@ class Rate:
 
 
 class DayVolume:
-    """How many bytes have gone since a day began; the next day begins with the bytes after it."""
+    """How many bytes have gone since a day began; the next day begins with the bytes after it.
 
-    __slots__ = ("_begun_at", "_bytes", "_most_bytes")
+    Attributes:
+        most_bytes: how many may.
+    """
+
+    __slots__ = ("_begun_at", "_bytes", "most_bytes")
 
     def __init__(self, most_bytes: int, now: float) -> None:
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._begun_at = now
         self._bytes = 0
 
@@ -41,12 +45,12 @@ class DayVolume:
         """Count bytes that have gone; return whether they were more than a day may have."""
         self._begin_day(now)
         self._bytes += count
-        return self._bytes > self._most_bytes
+        return self._bytes > self.most_bytes
 
     def seconds_left(self, now: float) -> float:
         """Return how long nothing may go since all is used up; 0.0 when something may."""
         self._begin_day(now)
-        return self._begun_at + DAY_SECONDS - now if self._bytes >= self._most_bytes else 0.0
+        return self._begun_at + DAY_SECONDS - now if self._bytes >= self.most_bytes else 0.0
 
     def _begin_day(self, now: float) -> None:
         if now - self._begun_at >= DAY_SECONDS:

@@ -19,6 +19,7 @@ from abst.realm.counters import Counters
 from abst.realm.deadlines import Deadlines
 from abst.realm.groups import Groups
 from abst.realm.limits import Limits
+from abst.realm.meter import Meter
 from abst.realm.news import NewsEncoder
 from abst.realm.pairing_windows import PairingWindows
 from abst.realm.store.interface import Store
@@ -42,6 +43,8 @@ class Realm:
         queued_bytes: how much waits for all devices together.
         store: what the realm keeps over restarts.
         mode: who may use the realm when it begins; ``access`` knows who may now.
+        is_metered: whether ``meter`` has anything to count, looked at for each run of packets.
+        by_device: the connections of each device, from its proof to their end.
         values: what answers packets about the values of groups; None: they are unknown here.
     """
 
@@ -64,14 +67,28 @@ class Realm:
     groups: Groups = field(init=False)
     windows: PairingWindows = field(init=False)
     circuits: Circuits = field(init=False)
+    meter: Meter = field(init=False)
+    is_metered: bool = field(init=False)
+    by_device: dict[bytes, set[Conversation]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin with the groups that the store has, with no pairing window open, and no circuit."""
         self.access = Access(self.mode, self.store, self.wall, self.random_bytes)
+        self.access.revoked = self._shut_out
+        self.access.not_kept = self._unlet
+        self.access.present = self._present
+        self.meter = Meter(self.limits, self.store, self.wall, self.access.own_devices)
+        self.is_metered = self.meter.is_on
         self.groups = Groups(self.limits, self.store, self.counters, self.wall)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(
-            self.limits, self.random_bytes, self.switchboard, self.counters, self.deadlines
+            self.limits,
+            self.random_bytes,
+            self.switchboard,
+            self.counters,
+            self.deadlines,
+            self.access.is_admitted,
+            self.meter,
         )
 
     def open(self, observed_address: tuple[str, int] | None, now: float) -> Conversation:
@@ -81,12 +98,49 @@ class Realm:
         self.deadlines.add(now + self.limits.hello_seconds, conversation.look_for_hello)
         return conversation
 
+    # Whose connections there are, and who may not be here any more.
+
+    def identified(self, conversation: Conversation, device_id: bytes) -> bool:
+        """Count a connection among those of its device; False when these are too many."""
+        of_device = self.by_device.setdefault(device_id, set())
+        of_device.add(conversation)
+        if device_id in self.access.own_devices:
+            return True
+        return len(of_device) <= self.limits.device_connections
+
+    def parted(self, conversation: Conversation, device_id: bytes) -> None:
+        """Count a connection no more: it is closed, or has become a leg."""
+        of_device = self.by_device.get(device_id)
+        if of_device is not None:
+            of_device.discard(conversation)
+            if not of_device:
+                del self.by_device[device_id]
+
+    def _shut_out(self, device_id: bytes) -> None:
+        """End whatever a device has that may not be here any more."""
+        self._end_all_of(device_id, self.access.refusal_of(device_id) or Code.REVOKED)
+
+    def _unlet(self, device_id: bytes) -> None:
+        """Do the same with one that was let in, and whom the disk has not taken."""
+        self._end_all_of(device_id, Code.NOT_KEPT)
+
+    def _end_all_of(self, device_id: bytes, code: Code) -> None:
+        for conversation in tuple(self.by_device.get(device_id, ())):
+            conversation.turn_away(code)
+        self.circuits.shut_out(device_id, code)
+
+    def _present(self) -> set[bytes]:
+        here = {one.device_id for one in self.conversations if one.is_here and one.device_id}
+        return here | self.circuits.devices()
+
     def use_limits(self, limits: Limits) -> None:
         """Let other limits count from now on, and end nothing that there is.
 
-        Devices are told with their next heartbeat.
+        Devices are told with their next heartbeat, but for what holds until a connection ends.
         """
         self.limits = limits
+        self.meter.use_limits(limits)
+        self.is_metered = self.meter.is_on
         self.groups.use_limits(limits)
         self.windows.use_limits(limits)
         self.circuits.use_limits(limits)
@@ -115,3 +169,4 @@ class Realm:
             wait = round(0.5 + self.random_fraction() * spread, 2)
             conversation.close(Code.RESTARTING, retry_after=wait)
         self.circuits.stop()
+        self.meter.save()

@@ -6,7 +6,7 @@ groups and values answer, in their own modules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from abst.errors import MEANINGS
 from abst.packets import (
@@ -20,13 +20,35 @@ from abst.packets import (
     WindowFound,
     WindowOpened,
 )
+from abst.realm.client import ValueRequest
 from abst.realm.groups import GroupRequest
+from abst.realm.limits import Limits
 from abst.realm.refusal import Refusal
 
 if TYPE_CHECKING:
     from abst.realm.realm import Realm
 
 Request = OpenWindow | FindWindow | ConnectToDevice
+Metered = Request | GroupRequest | ValueRequest
+"""What counts among what a device sends in a month, beside the packets for others."""
+
+METERED: Final = get_args(Metered)
+
+_TOLD_FOR_GOOD: Final = ("packet_bytes", "queue_bytes", "silence_seconds", "stall_seconds")
+"""What is told with the first answer to Hello, and is in force until the connection ends."""
+
+_TOLD: Final = (
+    "address_connections",
+    "device_connections",
+    "address_handshakes_per_second",
+    "device_bytes_per_second",
+    "device_packets_per_second",
+    "device_bytes_per_month",
+    "device_values_bytes",
+    "device_circuits",
+    "device_groups",
+)
+"""What may be another one with each answer."""
 
 
 class Asker(Protocol):
@@ -35,10 +57,12 @@ class Asker(Protocol):
     Attributes:
         observed_address: the other end's host and port as the realm sees them, or None.
         nonce: what the device's proofs on this connection are made over.
+        limits: those that were in force when the connection was made.
     """
 
     observed_address: tuple[str, int] | None
     nonce: bytes
+    limits: Limits
 
     @property
     def device_id(self) -> bytes | None:
@@ -64,24 +88,21 @@ def answer(realm: Realm, asker: Asker, wanted: Request, now: float) -> None:
 
 def back_heartbeat(realm: Realm, asker: Asker, request: int | None) -> BackHeartbeat:
     """Return the answer to Hello."""
-    limits = realm.limits
+    limits = {name: getattr(asker.limits, name) for name in _TOLD_FOR_GOOD}
+    limits.update((name, getattr(realm.limits, name)) for name in _TOLD)
     observed = asker.observed_address
     return BackHeartbeat(
         version=PROTOCOL_VERSION,
-        heartbeat_seconds=limits.heartbeat_seconds,
-        limits={
-            "packet_bytes": limits.packet_bytes,
-            "queue_bytes": limits.queue_bytes,
-            "silence_seconds": limits.silence_seconds,
-            "stall_seconds": limits.stall_seconds,
-        },
+        # Not more than fits the silence that was told for good.
+        heartbeat_seconds=min(asker.limits.heartbeat_seconds, realm.limits.heartbeat_seconds),
+        limits=limits,
         nonce=asker.nonce,
         observed_address=None if observed is None else list(observed),
         request=request,
     )
 
 
-def refused(refusal: Refusal, wanted: Request | GroupRequest) -> Error:
+def refused(refusal: Refusal, wanted: Metered) -> Error:
     """Return the Error that answers what a device does not get."""
     return Error(
         str(refusal.code),

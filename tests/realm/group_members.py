@@ -14,7 +14,7 @@ from abst.packets import (
     JoinGroup,
     Packet,
 )
-from abst.realm.store.interface import Done, GroupRecord
+from abst.realm.store.interface import AccessChange, Done, GroupRecord
 from abst.realm.store.memory import MemoryStore
 from tests.realm.memory_realm import Line
 
@@ -87,13 +87,15 @@ class SlowStore(MemoryStore):
     """A store that answers when the test says so.
 
     Attributes:
-        waiting: what has been asked for, in order.
+        waiting: the groups that it was asked to keep, in order.
+        waiting_access: the changes of access that it was asked to keep, in order.
         is_slow: False: it answers at once, as others do.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[tuple[GroupRecord, Done]] = []
+        self.waiting_access: list[tuple[AccessChange, Done]] = []
         self.is_slow = True
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
@@ -101,6 +103,20 @@ class SlowStore(MemoryStore):
         self.waiting.append((record, done))
         if not self.is_slow:
             self.answer()
+
+    def change_access(self, change: AccessChange, done: Done) -> None:
+        """Change who may be here later."""
+        self.waiting_access.append((change, done))
+        if not self.is_slow:
+            self.answer_access()
+
+    def answer_access(self, *, is_kept: bool = True) -> None:
+        """Keep the first change of access that waits, or fail."""
+        change, done = self.waiting_access.pop(0)
+        if is_kept:
+            super().change_access(change, done)
+        else:
+            done(False)
 
     def answer(self, *, is_kept: bool = True) -> None:
         """Keep the first group that waits, or fail."""

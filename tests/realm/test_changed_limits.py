@@ -19,7 +19,7 @@ from abst.packets import (
 )
 from abst.realm.limits import Limits
 from tests.realm.group_members import Keys
-from tests.realm.memory_realm import ALICE, BOB, CAROL, MemoryRealm, send
+from tests.realm.memory_realm import ALICE, BOB, CAROL, Line, MemoryRealm, send
 
 KEYS, OTHER = Keys(b"garden"), Keys(b"cellar")
 
@@ -32,21 +32,34 @@ class ChangedLimitsTests(SynchronousTestCase):
     def change(self, **limits: Any) -> None:
         self.realm.core.use_limits(Limits(**limits))
 
-    def test_devices_are_told_with_their_next_heartbeat(self) -> None:
-        self.change(packet_bytes=4096, heartbeat_seconds=3.0)
-        self.assertEqual([], self.alice.take())
-        self.alice.send(Hello(ALICE))
-        (answer,) = self.alice.take()
+    def heartbeat(self, line: Line) -> BackHeartbeat:
+        """Return the answer to another Hello."""
+        assert line.device_id is not None
+        line.send(Hello(line.device_id))
+        (answer,) = line.take()
         assert isinstance(answer, BackHeartbeat)
-        self.assertEqual(3.0, answer.heartbeat_seconds)
-        self.assertEqual(4096, (answer.limits or {})["packet_bytes"])
+        return answer
 
-    def test_packets_are_measured_anew(self) -> None:
-        self.alice.send(send(ALICE, BOB, bytes(5000)))
-        self.assertEqual(1, len(self.bob.take()))
-        self.change(packet_bytes=4096)
-        self.alice.send(send(ALICE, BOB, bytes(5000)))
-        self.assertEqual([Code.TOO_LARGE], self.alice.take_codes())
+    def test_devices_are_told_with_their_next_heartbeat(self) -> None:
+        self.change(heartbeat_seconds=3.0, device_bytes_per_month=10**9)
+        self.assertEqual([], self.alice.take())
+        answer = self.heartbeat(self.alice)
+        self.assertEqual(3.0, answer.heartbeat_seconds)
+        self.assertEqual(10**9, answer.limits["device_bytes_per_month"])
+
+    def test_what_a_connection_was_told_for_good_stays_so(self) -> None:
+        told = self.heartbeat(self.alice)
+        self.change(packet_bytes=4096, queue_bytes=32768, heartbeat_seconds=50, silence_seconds=110)
+        again = self.heartbeat(self.alice)
+        self.assertEqual(told.heartbeat_seconds, again.heartbeat_seconds)
+        self.assertEqual(told.limits, again.limits)
+        for _ in range(10):
+            self.alice.send(send(ALICE, BOB, bytes(5000)))
+        self.assertEqual([5000] * 10, [len(getattr(it, "content", "")) for it in self.bob.take()])
+        carol = self.realm.join(CAROL)
+        self.assertEqual(4096, self.heartbeat(carol).limits["packet_bytes"])
+        carol.send(send(CAROL, BOB, bytes(5000)))
+        self.assertEqual([Code.TOO_LARGE], carol.take_codes())
 
     def test_who_is_here_stays_also_over_the_new_number(self) -> None:
         self.change(connections=1)

@@ -203,8 +203,8 @@ class Store(Protocol):
     def groups(self) -> Iterable[GroupRecord]:
         """Return every group, as it was when the store was opened."""
 
-    def stored_bytes(self) -> int:
-        """Return how much is kept of all values, as it was when the store was opened."""
+    def stored_bytes(self) -> Mapping[bytes, int]:
+        """Return how much is kept of each group's values, as it was when the store was opened."""
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from abst.packets import HASH_BYTES
@@ -51,9 +51,9 @@ class MemoryStore:
         """Return every group."""
         return list(self._groups.values())
 
-    def stored_bytes(self) -> int:
-        """Return how much is kept of all values."""
-        return sum(kept.stored_bytes for kept in self._kept.values())
+    def stored_bytes(self) -> Mapping[bytes, int]:
+        """Return how much is kept of each group's values."""
+        return {group: kept.stored_bytes for group, kept in self._kept.items()}
 
     def put_group(self, record: GroupRecord, done: Done) -> None:
         """Keep a group, or its newer epoch."""

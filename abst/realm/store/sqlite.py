@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -55,7 +55,7 @@ class _Opened(NamedTuple):
     """What there was when the file was opened."""
 
     groups: list[GroupRecord]
-    stored_bytes: int
+    stored_bytes: dict[bytes, int]
     devices: list[DeviceRecord]
     invitations: list[InvitationRecord]
     volumes: Volumes
@@ -116,8 +116,8 @@ class SqliteStore:
         """Return every group, as it was when the store was opened."""
         return self._opened.groups
 
-    def stored_bytes(self) -> int:
-        """Return how much is kept of all values, as it was when the store was opened."""
+    def stored_bytes(self) -> Mapping[bytes, int]:
+        """Return how much is kept of each group's values, as it was when the store was opened."""
         return self._opened.stored_bytes
 
     def put_group(self, record: GroupRecord, done: Done) -> None:

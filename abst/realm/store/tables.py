@@ -121,7 +121,7 @@ _DROP_MONTHS = "DELETE FROM month"
 _VOLUMES = "SELECT device_id, bytes FROM month_of_device"
 _PUT_VOLUME = "INSERT OR REPLACE INTO month_of_device VALUES (?, ?)"
 _DROP_VOLUMES = "DELETE FROM month_of_device"
-_SUM = "SELECT coalesce(sum(stored_bytes), 0) FROM history"
+_STORED = "SELECT group_id, stored_bytes FROM history"
 
 
 class _Known:
@@ -158,10 +158,9 @@ class Tables:
         """Return every group."""
         return [GroupRecord(*row) for row in self._database.read(_GROUPS)]
 
-    def stored_bytes(self) -> int:
-        """Return how much is kept of all values."""
-        total: int = self._database.read(_SUM)[0][0]
-        return total
+    def stored_bytes(self) -> dict[bytes, int]:
+        """Return how much is kept of each group's values."""
+        return dict(self._database.read(_STORED))
 
     def put_group(self, record: GroupRecord) -> bool:
         """Keep a group, or its newer epoch."""

@@ -7,7 +7,7 @@ with which something goes on is not put away.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -40,6 +40,7 @@ class Group:
 
     Attributes:
         group_id: its ID.
+        maker: the device that has made it; None while that is not known.
         index: its changes; None while they are not in memory.
         waiting: the requests that came while they are being loaded, in order.
         pending: how many requests are at the store.
@@ -58,6 +59,7 @@ class Group:
         "group_id",
         "index",
         "loading",
+        "maker",
         "pending",
         "told_bytes",
         "told_head",
@@ -66,8 +68,9 @@ class Group:
         "watchers",
     )
 
-    def __init__(self, group_id: bytes) -> None:
+    def __init__(self, group_id: bytes, maker: bytes | None) -> None:
         self.group_id = group_id
+        self.maker = maker
         self.index: Index | None = None
         self.waiting: list[tuple[Client, ValueRequest]] = []
         self.pending = 0
@@ -108,7 +111,11 @@ class Groups:
         self._loads = 0
         # Of every group that has been in memory, so that its values end in time.
         self._dues: dict[bytes, float] = {}
-        self.stored_bytes = store.stored_bytes()
+        self._makers = {record.group: record.maker for record in store.groups()}
+        self._bytes_by_maker: Counter[bytes | None] = Counter()
+        for group_id, kept_bytes in store.stored_bytes().items():
+            self._bytes_by_maker[self._makers.get(group_id)] += kept_bytes
+        self.stored_bytes = sum(self._bytes_by_maker.values())
         self.next_due = math.inf
 
     def __len__(self) -> int:
@@ -119,11 +126,16 @@ class Groups:
         """How many values the groups have whose indexes are in memory."""
         return sum(group.index.values for group in self._recent.values() if group.index is not None)
 
-    def use(self, group_id: bytes) -> Group:
-        """Return a group."""
+    def bytes_of(self, maker: bytes | None) -> int:
+        """Return how much is kept of all groups that a device has made."""
+        return self._bytes_by_maker[maker]
+
+    def use(self, group_id: bytes, maker: bytes | None = None) -> Group:
+        """Return a group; ``maker`` is who has made it, if that is known."""
         group = self._groups.get(group_id)
         if group is None:
-            group = self._groups[group_id] = Group(group_id)
+            group = Group(group_id, maker or self._makers.get(group_id))
+            self._groups[group_id] = group
         elif group.index is not None:
             self._recent.move_to_end(group_id)
         return group
@@ -146,8 +158,9 @@ class Groups:
         """Note that a group's index has changed."""
         index = group.index
         assert index is not None
-        self.stored_bytes += index.stored_bytes - group.counted_bytes
-        group.counted_bytes = index.stored_bytes
+        if index.stored_bytes != group.counted_bytes:
+            self._count(group, index.stored_bytes - group.counted_bytes)
+            group.counted_bytes = index.stored_bytes
         names = len(index) + GROUP_NAMES + index.changes // CHANGES_PER_NAME
         if names != group.counted_names:
             self._names += names - group.counted_names
@@ -160,7 +173,7 @@ class Groups:
     def undo(self, group: Group) -> None:
         """Throw an index away: it tells of changes that were not kept."""
         if group.index is not None:
-            self.stored_bytes += group.told_bytes - group.counted_bytes
+            self._count(group, group.told_bytes - group.counted_bytes)
             self._put_away(group)
 
     def wake(self, group: Group, due: float) -> None:
@@ -182,6 +195,13 @@ class Groups:
         """Forget a group that nobody waits for or watches, and that is not in memory."""
         if group.index is None and not (group.watchers or group.loading or group.pending):
             self._groups.pop(group.group_id, None)
+
+    def _count(self, group: Group, more: int) -> None:
+        self.stored_bytes += more
+        self._bytes_by_maker[group.maker] += more
+        if group.maker is not None:
+            # It has had a value by now, so the realm does not forget it either.
+            self._makers[group.group_id] = group.maker
 
     def _load_some(self) -> None:
         while self._to_load and self._loads < MAX_LOADS:

@@ -38,6 +38,8 @@ SEALING_BYTES: Final = 2048
 DISK_RETRY_SECONDS: Final = 10.0
 """After how long a time that is over is looked at again, when the disk took nothing."""
 
+FULL_RETRY_SECONDS: Final = 60.0
+
 DELETIONS_SHARE: Final = 1 / 8
 """So much more than all groups may take is there for deletions."""
 
@@ -156,7 +158,7 @@ class Values:
         if wait:
             self._refuse(client, packet, Code.RATE_LIMITED, wait)
             return
-        group = self._groups.use(packet.peer_group)
+        group = self._groups.use(packet.peer_group, client.maker_of(packet.peer_group))
         if group.index is None:
             group.waiting.append((client, packet))
             self._groups.load(group)
@@ -194,7 +196,10 @@ class Values:
             if waiting:
                 self._charge(waiting[0][0], max(len(group.index), group.index.changes))
         for client, packet in waiting:
-            if group.index is None:
+            if not client.is_here:
+                # It is gone, or was shut out meanwhile.
+                self._release(client, packet)
+            elif group.index is None:
                 self._release(client, packet)
                 self._answer_refused(client, packet, Code.NOT_KEPT)
             else:
@@ -220,7 +225,7 @@ class Values:
         entry = index.find(packet.name)
         if not _is_revision(entry, packet.if_revision):
             self._follow_refused(group, client, packet, Code.WRONG_REVISION)
-        elif not self._has_room(index, entry, len(packet.value)):
+        elif not self._has_room(group, index, entry, len(packet.value)):
             self._follow_refused(group, client, packet, Code.VALUES_FULL)
         else:
             due = None
@@ -236,7 +241,7 @@ class Values:
         elif entry is None or not entry.has_value:
             answer = answers.changed(packet.packet_id, packet.peer_group, 0, packet.request)
             self._follow(group, client, packet, partial(self._answer, client, answer))
-        elif not self._has_room_to_delete(index, len(packet.value)):
+        elif not self._has_room_to_delete(group, index, len(packet.value)):
             self._follow_refused(group, client, packet, Code.VALUES_FULL)
         else:
             change = index.delete(packet.name, packet.value)
@@ -288,7 +293,7 @@ class Values:
             if changes:  # What was due has been replaced, as a rule.
                 self._add(group, index, changes)
 
-    def _has_room(self, index: Index, entry: Entry | None, size: int) -> bool:
+    def _has_room(self, group: Group, index: Index, entry: Entry | None, size: int) -> bool:
         limits = self._limits
         if size > limits.value_bytes + SEALING_BYTES or index.revision >= MAX_REVISION:
             return False
@@ -297,16 +302,23 @@ class Values:
         return (
             (has_value or index.values < limits.group_values)
             and (more <= 0 or index.value_bytes + more <= limits.group_bytes)
-            and self._groups.stored_bytes + CHANGE_BYTES + size <= limits.all_values_bytes
+            and self._is_room_on_disk(group, size, 1)
         )
 
-    def _has_room_to_delete(self, index: Index, size: int) -> bool:
+    def _has_room_to_delete(self, group: Group, index: Index, size: int) -> bool:
         # Where nothing can be put any more, something can still be deleted.
-        most = self._limits.all_values_bytes * (1 + DELETIONS_SHARE)
         return (
             size <= SEALING_BYTES
             and index.revision < MAX_REVISION
-            and self._groups.stored_bytes + CHANGE_BYTES + size <= most
+            and self._is_room_on_disk(group, size, 1 + DELETIONS_SHARE)
+        )
+
+    def _is_room_on_disk(self, group: Group, size: int, share: float) -> bool:
+        """Tell whether a change fits what all groups may take, and those of this group's maker."""
+        limits, more = self._limits, CHANGE_BYTES + size
+        return (
+            self._groups.stored_bytes + more <= limits.all_values_bytes * share
+            and self._groups.bytes_of(group.maker) + more <= limits.device_values_bytes * share
         )
 
     # What comes back from the store.
@@ -477,7 +489,8 @@ class Values:
     def _answer_refused(self, client: Client, packet: ValueRequest, code: Code) -> None:
         """Refuse what is known only with the answers that are in front of it."""
         self._counters.refused_packets[code] += 1
-        self._answer(client, codec.encode(answers.refused(code, packet)))
+        wait = FULL_RETRY_SECONDS if code is Code.VALUES_FULL else None
+        self._answer(client, codec.encode(answers.refused(code, packet, wait)))
 
     def _refuse(
         self, client: Client, packet: ValueRequest, code: Code, retry_after: float | None = None

@@ -237,7 +237,7 @@ class FullDiskTests(StoreCase):
         self.ask(self.alice, PutValue(GROUP, NAMES[2], b"333"))
         self.close(self.store)
         self.store = self.open()
-        self.assertEqual(3 * CHANGE_BYTES + 9, self.store.stored_bytes())
+        self.assertEqual(3 * CHANGE_BYTES + 9, sum(self.store.stored_bytes().values()))
         self.values = Values(self.store, Limits(), Counters(), lambda: 1000.0)
         for group, name, value in ((GROUP, NAMES[2], b"333"), (other, NAMES[1], b"22")):
             (page,) = self.ask(self.bob, ListValues(group, 0))

@@ -56,9 +56,14 @@ class Device:
         self.received: list[Packet] = []
         self.overtaking: list[Packet] = []
         self.closed_for: Code | None = None
+        self.is_here = True
+        self.makers: dict[bytes, bytes] = {}
 
     def is_joined(self, group: bytes) -> bool:
         return group in self.joined
+
+    def maker_of(self, group: bytes) -> bytes | None:
+        return self.makers.get(group, self.device_id) if group in self.joined else None
 
     def deliver_own(self, packet: bytes) -> bool:
         if len(packet) > self.room:
