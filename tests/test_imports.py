@@ -29,6 +29,7 @@ PURE = (
     "abst.group_proofs",
     "abst.packets",
     "abst.packets.*",
+    "abst.shares",
     "abst.value_history",
     "abst.device.agreement",
     "abst.device.announcement",
@@ -61,12 +62,14 @@ PURE = (
     "abst.realm.counters",
     "abst.realm.deadlines",
     "abst.realm.drops",
+    "abst.realm.gate",
     "abst.realm.groups",
     "abst.realm.limits",
     "abst.realm.meter",
     "abst.realm.news",
     "abst.realm.outbox",
     "abst.realm.pairing_windows",
+    "abst.realm.proxy_header",
     "abst.realm.quota",
     "abst.realm.rates",
     "abst.realm.realm",
@@ -83,6 +86,7 @@ DEVICE = ("abst.device", "abst.device.**")
 REALM = ("abst.realm", "abst.realm.**")
 AGENT = ("abst.agent", "abst.agent.**")
 CLI = ("abst.cli", "abst.cli.**")
+OPERATOR = ("abst.operator", "abst.operator.**")
 
 
 class Where(Enum):
@@ -123,7 +127,7 @@ RULES = (
     Rule(
         "the modules at the root know nothing of the parts that are built on them",
         modules=("abst.*",),
-        forbidden=("abst.realm", "abst.device", "abst.agent", "abst.cli"),
+        forbidden=("abst.realm", "abst.device", "abst.agent", "abst.cli", "abst.operator"),
         exempt=(
             "abst.testing",
             "abst.testing.*",
@@ -131,37 +135,51 @@ RULES = (
             "abst.device",
             "abst.agent",
             "abst.cli",
+            "abst.operator",
         ),
     ),
     Rule(
         "importing abst is cheap: it fetches its public names when somebody asks",
         modules=("abst",),
-        forbidden=("abst.realm", "abst.device", "abst.agent", "abst.cli", "twisted", "OpenSSL"),
+        forbidden=(
+            *("abst.realm", "abst.device", "abst.agent", "abst.cli", "abst.operator"),
+            *("twisted", "OpenSSL"),
+        ),
         where=Where.ON_IMPORT,
     ),
     Rule(
         "what applications test with is no part of the command line or the agent",
         modules=("abst.testing", "abst.testing.*"),
-        forbidden=("abst.agent", "abst.cli"),
+        forbidden=("abst.agent", "abst.cli", "abst.operator"),
     ),
     Rule(
         "a realm is not a device",
         modules=REALM,
-        forbidden=("abst.device", "abst.agent", "abst.cli", "abst.testing"),
+        forbidden=("abst.device", "abst.agent", "abst.cli", "abst.operator", "abst.testing"),
     ),
     Rule(
         "a device is not a realm, and does not know who runs it",
         modules=DEVICE,
-        forbidden=("abst.realm", "abst.agent", "abst.cli", "abst.testing"),
+        forbidden=("abst.realm", "abst.agent", "abst.cli", "abst.operator", "abst.testing"),
     ),
     Rule(
         "the agent runs a device; the command line is its client, not its part",
         modules=AGENT,
-        forbidden=("abst.realm", "abst.cli", "abst.testing"),
+        forbidden=("abst.realm", "abst.cli", "abst.operator", "abst.testing"),
+    ),
+    Rule(
+        "the command line is for a device's owner, and not for who runs a realm",
+        modules=CLI,
+        forbidden=("abst.operator",),
+    ),
+    Rule(
+        "who runs a realm needs no device",
+        modules=OPERATOR,
+        forbidden=("abst.device", "abst.agent", "abst.testing"),
     ),
     Rule(
         "a command starts fast: it fetches Twisted when it needs it",
-        modules=CLI,
+        modules=(*CLI, *OPERATOR),
         forbidden=("twisted",),
         where=Where.ON_IMPORT,
     ),
@@ -310,7 +328,7 @@ class LoadedModulesTests(TestCase):
         self.assertNotIn("twisted.internet.reactor", self.loaded_by(*library))
 
     def test_the_command_line_loads_no_twisted(self) -> None:
-        commands = self.existing(*CLI)
+        commands = self.existing(*CLI, *OPERATOR)
         self.assertEqual(set(), self.loaded_by(*commands) & {"twisted", "OpenSSL"})
 
 
@@ -347,6 +365,10 @@ class CheckerTests(TestCase):
             ("abst/device/link.py", "from ..agent import tap", "a device is not a realm"),
             ("abst/agent/tap.py", "import abst.realm.tap", "the agent runs a device"),
             ("abst/cli/ping.py", "from twisted.internet import task", "a command starts fast"),
+            ("abst/cli/ping.py", "from abst.operator import lines", "for a device's owner"),
+            ("abst/operator/stats.py", "def f():\n    import abst.device", "needs no device"),
+            ("abst/operator/stats.py", "from twisted.internet import task", "starts fast"),
+            ("abst/realm/tap.py", "import abst.operator.place", "a realm is not a device"),
             ("abst/device/link.py", "from twisted.internet import reactor", "the reactor is"),
             ("abst/device/link.py", "class A:\n    import twisted.internet.reactor", "the reactor"),
             ("twisted/plugins/abst_plugin.py", "import abst.realm.tap", "imports the plugin"),

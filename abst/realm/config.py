@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from abst.errors import ConfigurationError
 from abst.logs import Level, LogFormat
 from abst.realm.access import Mode
 from abst.realm.limits import Limits
+from abst.realm.state_folder import default_state
 from abst.realm.web.place import place_of
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -50,7 +50,7 @@ class Config:
     """
 
     listen: tuple[str, ...] = field(default_factory=lambda: (default_endpoint(),))
-    state: Path = field(default_factory=lambda: default_state())
+    state: Path = field(default_factory=default_state)
     host: str | None = None
     certificate: Path | None = None
     key: Path | None = None
@@ -70,17 +70,12 @@ def default_endpoint() -> str:
     return f"tcp:{DEFAULT_PORT}"
 
 
-def default_state(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the state folder: systemd's when it gives one, else in the XDG state folder."""
-    given = environment.get("STATE_DIRECTORY")
-    if given:
-        return Path(given.split(":")[0])
-    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "abst-realm"
-
-
-def load(path: Path) -> Config:
+def load(path: Path, *, is_adopting: bool = True) -> Config:
     """Return the configuration that a TOML file holds.
+
+    Args:
+        path: the file.
+        is_adopting: whether this process has been given the ports that systemd opens, if any.
 
     Raises:
         ConfigurationError: the file cannot be read, or a setting in it is not usable.
@@ -96,17 +91,17 @@ def load(path: Path) -> Config:
         settings = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(str(path), None, f"not TOML: {error}") from None
-    return from_settings(settings, str(path))
+    return from_settings(settings, str(path), is_adopting=is_adopting)
 
 
-def from_settings(settings: Mapping[str, Any], file: str) -> Config:
+def from_settings(settings: Mapping[str, Any], file: str, *, is_adopting: bool = True) -> Config:
     """Return the configuration of already parsed settings; ``file`` names them in errors.
 
     Raises:
         ConfigurationError: a key is unknown, or its value is not usable.
     """
     checks: dict[str, Callable[[str, Any, str], Any]] = {
-        "listen": _endpoints,
+        "listen": partial(_endpoints, is_adopting),
         "state": _path,
         "host": _text,
         "certificate": _path,
@@ -173,14 +168,16 @@ def _path(key: str, value: Any, file: str) -> Path:
         raise ConfigurationError(file, key, f"{text}: there is no such user") from None
 
 
-def _endpoints(key: str, value: Any, file: str) -> tuple[str, ...]:
+def _endpoints(is_adopting: bool, key: str, value: Any, file: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ConfigurationError(file, key, 'needs a list such as ["tcp:42278"]')
-    return tuple(_endpoint(key, item, file) for item in value)
+    return tuple(_endpoint(is_adopting, key, item, file) for item in value)
 
 
-def _endpoint(key: str, value: Any, file: str) -> str:
+def _endpoint(is_adopting: bool, key: str, value: Any, file: str) -> str:
     description = _text(key, value, file)
+    if description.startswith("systemd:") and not is_adopting:
+        return description  # Only the process that is given the ports can tell.
     try:
         # Nothing is opened, so no reactor is needed: the description is parsed.
         serverFromString(cast(Any, None), description)

@@ -256,7 +256,7 @@ class Operations:
         path = new_snapshot_file(folder)
         try:
             await self._service.in_thread(snapshot, folder / STORE_FILE, path)
-            emit({"snapshot": str(path.absolute())})
+            emit({"snapshot": path.name})
             await arguments["answers"].get()
         finally:
             # Also while a copy is made that nobody wants any more: it goes with its name.

@@ -316,6 +316,7 @@ class RealmService(LoggingService):
         self._write_addresses(addresses)
         # From here on nothing can fail.
         changed = different(old, config)
+        outdates_link = config.access is not old.access or addresses != self.addresses
         if shown != self._shown and "certificate" not in changed:
             changed.append("certificate")
         self._config, self._shown, self.addresses = config, shown, addresses
@@ -326,7 +327,8 @@ class RealmService(LoggingService):
         if config.access is not old.access:
             factory.realm.access.set_mode(config.access)
             factory.settle()
-        await self._renew(self._first)
+        if outdates_link:
+            await self._renew(self._first)
         return Reloaded(changed, [name for name in different(old, wanted) if name in NEED_RESTART])
 
     def _hung_up(self, number: int, frame: object) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,15 @@ LOCK_FILE: Final = "realm.lock"
 ADDRESS_FILE: Final = "address"
 CONTROL_SOCKET: Final = "control"
 INVITATION_FILE: Final = "first-invitation"
+
+
+def default_state(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the state folder: systemd's when it gives one, else in the XDG state folder."""
+    given = environment.get("STATE_DIRECTORY")
+    if given:
+        return Path(given.split(":")[0])
+    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "abst-realm"
 
 
 def make_state_folder(path: Path) -> None:

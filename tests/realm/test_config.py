@@ -9,8 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.errors import ConfigurationError
 from abst.logs import Level, LogFormat
 from abst.realm.access import Mode
-from abst.realm.config import MAX_CONFIG_BYTES, Config, default_state, from_settings, load
+from abst.realm.config import MAX_CONFIG_BYTES, Config, from_settings, load
 from abst.realm.limits import Limits
+from abst.realm.state_folder import default_state
 from abst.realm.tap import Options
 
 ROOT = Path(__file__).parent.parent.parent
