@@ -30,6 +30,7 @@ from abst.errors import AbstError
 LARGE_FILE_BYTES: Final = 1_000_000
 COMMAND_SECONDS: Final = 60.0
 READY_SECONDS: Final = 30.0
+_REALM: Final = "realm"
 
 MESSAGE: Final = "The kettle is on, and nobody else shall know."
 LETTER_NAME: Final = "where-the-key-lies.txt"
@@ -58,18 +59,9 @@ class Actor:
         Raises:
             DemoFailedError: it failed.
         """
-        what = f"abst {shlex.join(arguments)}"
-        show(f"    {self.name}$ {what}")
+        words = f"abst {shlex.join(arguments)}"
         command = self.command(*arguments)
-        try:
-            done = self.stage.run(command, subprocess.STDOUT, timeout_seconds)
-        except subprocess.TimeoutExpired:
-            raise DemoFailedError(f"'{what}' took too long for {self.name}") from None
-        for line in done.stdout.splitlines():
-            show(f"        {printable(line)}")
-        if done.returncode != 0:
-            raise DemoFailedError(f"'{what}' failed for {self.name}")
-        return done.stdout
+        return _run_shown(self.stage, self.name, words, command, timeout_seconds)
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of a command, as a process is started with it."""
@@ -91,6 +83,21 @@ class Actor:
             if item.get("sha256") == sha256:
                 return Path(item["path"])
         raise DemoFailedError(f"{self.name}'s inbox does not list the file")
+
+
+def _run_shown(
+    stage: Stage, who: str, words: str, command: list[str], timeout_seconds: float | None
+) -> str:
+    show(f"    {who}$ {words}")
+    try:
+        done = stage.run(command, subprocess.STDOUT, timeout_seconds)
+    except subprocess.TimeoutExpired:
+        raise DemoFailedError(f"'{words}' took too long for {who}") from None
+    for line in done.stdout.splitlines():
+        show(f"        {printable(line)}")
+    if done.returncode != 0:
+        raise DemoFailedError(f"'{words}' failed for {who}")
+    return done.stdout
 
 
 @click.command(cls=WithExample, example="abst demo --file holiday.mp4")
@@ -148,17 +155,21 @@ def tell(stage: Stage, file: Path) -> None:
     show(f"All of it happens on this machine, in {stage.folder}, which is removed at the end.")
 
     show("\n1. A realm starts. It relays for devices that cannot reach each other; this one also")
-    show("   keeps a copy of every byte that it reads, for the end of the story.")
-    address = stage.start_realm(READY_SECONDS)
-    show(f"    its address: {address}")
+    show(
+        "   keeps a copy of every byte that it reads, for the end of the story. It lets in who has"
+    )
+    show("   been invited, and prints a link for its first device.")
+    show("    realm$ twistd -n abst-realm &")
+    link = stage.start_realm(READY_SECONDS)
+    show(f"        {printable(link)}")
 
     alice, bob = (Actor(name, stage) for name in ("alice", "bob"))
     show("\n2. Two devices, each with a home and an identity of its own, and an agent that runs.")
     ids = [_make_device(stage, actor) for actor in (alice, bob)]
 
-    show("\n3. Both learn where the realm is.")
-    for actor in (alice, bob):
-        actor.run("realm", "add", address)
+    show("\n3. alice takes that link, and the realm makes another one for bob.")
+    alice.run("realm", "add", link)
+    bob.run("realm", "add", _invite(stage))
 
     show("\n4. They trust each other, by device ID.")
     alice.run("trust", ids[1], "--name", "bob")
@@ -193,6 +204,13 @@ def _make_device(stage: Stage, actor: Actor) -> str:
             raise DemoFailedError(f"the agent of {actor.name} did not start")
         time.sleep(0.05)
     return actor.run("id").strip()
+
+
+def _invite(stage: Stage) -> str:
+    """Return a link of the realm for one more device."""
+    command = stage.operator_command("invite")
+    said = _run_shown(stage, _REALM, "abst-realm invite", command, COMMAND_SECONDS)
+    return next((line for line in said.splitlines() if line.startswith("abst://")), "")
 
 
 def _send(sender: Actor, receiver: Actor, file: Path) -> None:

@@ -1,8 +1,8 @@
 """The realm of the demonstration: a real one that also keeps a copy of what it reads.
 
-``python -m abst.cli.demo_realm STATE RECORD REPORT`` prints its address, runs until SIGTERM or the
-end of its input, and then writes what it counted. The copy is taken above TLS: what lies on the
-wire is encrypted once more and would prove less.
+``python -m abst.cli.demo_realm STATE RECORD REPORT`` prints the link for its first device, runs
+until SIGTERM or the end of its input, and then writes what it counted. The copy is taken above TLS:
+what lies on the wire is encrypted once more and would prove less.
 """
 
 from __future__ import annotations
@@ -47,27 +47,22 @@ class Record:
 def run(state: Path, record_file: Path, report_file: Path) -> None:
     """Run the realm until it is told to stop."""
     from twisted.internet import reactor as any_reactor
-    from twisted.internet.endpoints import TCP4ServerEndpoint
     from twisted.internet.stdio import StandardIO
 
-    from abst.address import RealmAddress
-    from abst.identity import Identity
-    from abst.realm import RealmFactory
+    from abst.realm.config import Config
+    from abst.realm.service import RealmService
 
     reactor: Any = any_reactor
-    state.mkdir(mode=0o700)
-    identity = Identity.load_or_create(state / "identity.pem")
     record = Record(record_file.open("wb"))
-    factory = RealmFactory(reactor, identity)
+    config = Config(listen=("tcp:0:interface=127.0.0.1",), state=state)
+    service = RealmService(reactor, config)
+    service.startService()
+    factory = service.factory
+    assert factory is not None
+    # Nobody is accepted before the reactor runs.
     factory.protocol = recording_protocol(record)
 
-    def listens(port: Any) -> None:
-        address = RealmAddress("127.0.0.1", port.getHost().port, identity.pin)
-        sys.stdout.write(f"{address}\n")
-        sys.stdout.flush()
-
     def report() -> None:
-        factory.stop()
         record.close()
         counted = {
             **factory.realm.counters.as_map(),
@@ -76,10 +71,11 @@ def run(state: Path, record_file: Path, report_file: Path) -> None:
         }
         report_file.write_text(json.dumps(counted), encoding="utf-8")
 
-    listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    listening.addCallback(listens)
+    def stop() -> Any:
+        return service.stopService().addCallback(lambda _: report())
+
     StandardIO(_until_end_of_input(reactor), reactor=reactor)
-    reactor.addSystemEventTrigger("before", "shutdown", report)
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.run()
 
 

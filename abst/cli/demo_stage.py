@@ -77,6 +77,7 @@ class Stage:
         self.record = folder / "record"
         self._interruptions = interruptions
         self._report = folder / "report.json"
+        self._state = folder / "realm"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: list[str], *, is_child: bool = False) -> None:
@@ -130,12 +131,12 @@ class Stage:
         return subprocess.CompletedProcess(command, process.returncode, out, said)
 
     def start_realm(self, timeout_seconds: float) -> str:
-        """Start the realm and return its address.
+        """Start the realm and return the link that it prints for its first device.
 
         Raises:
             AbstError: it did not start.
         """
-        state, record, report = map(str, (self.folder / "realm", self.record, self._report))
+        state, record, report = map(str, (self._state, self.record, self._report))
         # It stops when its stdin is closed, so it does not outlive this process.
         command = python_command("abst.cli.demo_realm", state, record, report)
         self.start(_REALM, command, is_child=True)
@@ -143,10 +144,14 @@ class Stage:
         assert process.stdout is not None
         readable, _, _ = select.select([process.stdout], [], [], timeout_seconds)
         # It writes the whole line at once, or ends without one.
-        address = process.stdout.readline().decode("ascii", "replace").strip() if readable else ""
-        if not address:
+        link = process.stdout.readline().decode("ascii", "replace").strip() if readable else ""
+        if not link.startswith("abst://"):
             raise AbstError("the realm did not start")
-        return address
+        return link
+
+    def operator_command(self, *arguments: str) -> list[str]:
+        """Return the command line of a command of the realm's operator."""
+        return python_command("abst.operator", "--state", str(self._state), *arguments)
 
     def stop_realm(self) -> dict[str, Any]:
         """Stop the realm and return what it has counted.

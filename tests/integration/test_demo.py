@@ -76,7 +76,7 @@ class DemoTests(TestCase):
 
     def test_it_ends_with_status_1_when_a_part_fails(self) -> None:
         process = self.start()
-        self.read_until(process, "3. Both learn")
+        self.read_until(process, "3. alice takes")
         for key in self.scratch.glob("*/alice/identity.pem"):
             key.unlink()
         _, said = process.communicate(timeout=DEMO_SECONDS)
@@ -113,7 +113,7 @@ class DemoTests(TestCase):
 
     def test_a_realm_outlives_no_demonstration_that_is_killed(self) -> None:
         process = self.start()
-        self.read_until(process, "its address")
+        self.read_until(process, "abst://")
         process.kill()
         # So is the command that it was running: it ends by itself, and is not to be swept away.
         wait_until(lambda: not processes_of(self.scratch), "every process is gone")
