@@ -81,7 +81,7 @@ class Reachability:
         if not self._device.links and self._device.lan is not None:
             return f"{peer} is not on this network, and this device has no realm"
         if not self._device.links:
-            return "this device has no realm ('abst realm add ADDRESS' adds one)"
+            return "this device has no realm ('abst realm add LINK' adds one)"
         if not self._device.links_up():
             return f"this device is not connected to a realm ({self._device.why_unreachable()})"
         return f"{peer} is away"

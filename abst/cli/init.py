@@ -13,8 +13,8 @@ from abst.packets import MAX_NAME_CHARACTERS
 
 NEXT_STEPS = """\
 Next:
-  abst pair                                    shows a code, which the other device takes
-  abst realm add 'abst://HOST:PORT/?pin=...'   to be reached from anywhere; a realm prints it"""
+  abst pair                shows a code, which the other device takes
+  abst realm add 'LINK'    to be reached from anywhere; whoever runs a realm gives you the link"""
 
 
 @click.command(cls=WithExample, example="abst init --name laptop")

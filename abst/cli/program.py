@@ -26,7 +26,7 @@ COMMANDS: Final = tuple(name for names in SECTIONS.values() for name in names)
 
 EXAMPLE: Final = """\
 abst init
-abst realm add 'abst://realm.example.org/?pin=...'
+abst realm add 'abst://realm.example.org/?pin=...&invitation=...'
 abst pair
 abst message laptop hello"""
 

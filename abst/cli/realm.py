@@ -24,7 +24,7 @@ _NEXT_STEPS = {
 @click.group(
     no_args_is_help=False,
     cls=GroupWithExample,
-    example="abst realm add 'abst://realm.example.org/?pin=...'",
+    example="abst realm add 'abst://realm.example.org/?pin=...&invitation=...'",
 )
 def command() -> None:
     """Add, list and remove the realms at which this device can be found."""
@@ -80,7 +80,7 @@ def list_realms(home: DeviceHome, as_json: bool) -> None:
     for realm in answer["realms"]:
         show(realm_line(realm))
     if not answer["realms"]:
-        note("no realm yet: 'abst realm add ADDRESS' adds one")
+        note("no realm yet: 'abst realm add LINK' adds one")
 
 
 @command.command("remove", cls=WithExample, example="abst realm remove realm.example.org")

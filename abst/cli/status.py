@@ -67,7 +67,7 @@ def describe(status: dict[str, Any]) -> str:
         *(("streams", line) for line in _stream_lines(status.get("streams", ()))),
     ]
     if not status["realms"]:
-        rows.insert(4, ("realms", "none: 'abst realm add ADDRESS' adds one"))
+        rows.insert(4, ("realms", "none: 'abst realm add LINK' adds one"))
     return "\n".join(f"{name:<8} {value}" for name, value in rows)
 
 

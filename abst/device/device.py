@@ -239,7 +239,7 @@ class Device(Service):
             )
         if not self.links and self.lan is None:
             return fail(
-                PeerUnreachableError("this device has no realm: 'abst realm add ADDRESS' adds one")
+                PeerUnreachableError("this device has no realm: 'abst realm add LINK' adds one")
             )
         return self.connection(device_id).connect()
 
@@ -497,7 +497,7 @@ class Device(Service):
     def why_no_realm(self) -> str:
         """Return one line on why no realm can be used."""
         problems = [link.problem for link in self.links.values() if link.problem]
-        return "; ".join(problems) or "this device has none ('abst realm add ADDRESS' adds one)"
+        return "; ".join(problems) or "this device has none ('abst realm add LINK' adds one)"
 
     def peer_of(self, device_id: bytes) -> Peer | None:
         """Return a trusted device, or None."""

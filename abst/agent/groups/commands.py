@@ -243,9 +243,7 @@ class GroupCommands:
             if realms:
                 return realms[0]
             without = ", or --no-realm makes a network without one" if kind == NETWORK else ""
-            raise AbstError(
-                f"this device uses no realm: 'abst realm add ADDRESS' adds one{without}"
-            )
+            raise AbstError(f"this device uses no realm: 'abst realm add LINK' adds one{without}")
         found = [
             address
             for address in realms
