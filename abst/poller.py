@@ -3,23 +3,48 @@
 A reactor calls each ready descriptor through its logging context, which costs more than relaying a
 small packet does. A ``Poller`` is one descriptor to the reactor, an epoll inside the reactor's own,
 and calls its descriptors itself. When all that were ready have been called, it calls
-``after_turn`` once, so that small writes for one target can be joined. Where epoll is missing,
-``descriptor_set`` returns the reactor itself.
+``after_turn`` once, so that small writes for one target can be joined. When they are too many for
+one turn, they share it by what they have read, and whoever reads little is called first. Where
+epoll is missing, ``descriptor_set`` returns the reactor itself.
 """
 
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from abst.shares import Shares
+
 EVENTS_PER_TURN: Final = 256
 """How many ready descriptors are called before the rest of the program has its turn."""
+
+TURN_SECONDS: Final = 0.003
+"""After how long no other one is called before it is looked who else is ready."""
+
+LEAST_TURN_BYTES: Final = 512
+"""As how much a turn counts in which less was read: it costs system calls all the same."""
+
+
+class Pace(Protocol):
+    """Who knows whether descriptors wait for each other."""
+
+    is_busy: bool
+
+
+class _Unhurried:
+    """Stands for a reactor that does not tell."""
+
+    is_busy = False
+
+
+_UNHURRIED: Final = _Unhurried()
 
 
 def descriptor_set(reactor: Any, after_turn: Callable[[], None]) -> Any:
@@ -29,23 +54,45 @@ def descriptor_set(reactor: Any, after_turn: Callable[[], None]) -> Any:
     return reactor
 
 
+def pace_of(descriptors: Any) -> Pace:
+    """Return what tells whether descriptors wait for each other in a set of them."""
+    return descriptors if isinstance(descriptors, Poller) else _UNHURRIED
+
+
 @implementer(IReadDescriptor)
 class Poller:
     """A set of descriptors with the reactor's own method names.
 
+    A descriptor that reads much should have ``turn_bytes``, how much its last ``doRead`` has read,
+    and read less at once while ``is_busy``.
+
+    Args:
+        reactor: the reactor.
+        after_turn: called when those that were ready have been called.
+        seconds: a clock.
+
     Attributes:
         polling: whether the descriptors that are ready are being called just now.
+        is_busy: whether more is there to be read than one turn has time for.
     """
 
     log = Logger(namespace="abst.poller")
 
-    def __init__(self, reactor: Any, after_turn: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        after_turn: Callable[[], None],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reactor = reactor
         self._after_turn = after_turn
         self._epoll: select.epoll | None = None
         self._masks: dict[int, int] = {}
         self._descriptors: dict[int, Any] = {}
+        self._seconds = seconds
+        self._shares: Shares[int] = Shares()
         self.polling = False
+        self.is_busy = False
         self.callLater = reactor.callLater
 
     # As descriptors see it.
@@ -80,26 +127,34 @@ class Poller:
         """Hear that the reactor has given this descriptor up; an epoll does not break."""
 
     def doRead(self) -> None:
-        """Call every descriptor that is ready, then ``after_turn``.
+        """Call the descriptors that are ready, as far as there is time, then ``after_turn``.
 
         Nothing that they raise gets out: the reactor would give up this one descriptor, and with it
         every connection.
         """
         assert self._epoll is not None
-        descriptors = self._descriptors
+        ready = self._epoll.poll(0, EVENTS_PER_TURN)
+        is_busy = self.is_busy
+        if is_busy:
+            start_of = self._shares.start_of
+            ready.sort(key=lambda number_and_event: start_of(number_and_event[0]))
+        seconds = self._seconds
+        end = seconds() + TURN_SECONDS
+        left = len(ready)
         self.polling = True
-        for number, event in self._epoll.poll(0, EVENTS_PER_TURN):
-            descriptor = descriptors.get(number)
-            if descriptor is None:
-                continue
-            try:
-                if event & ~select.EPOLLOUT:
-                    descriptor.doRead()
-                if event & select.EPOLLOUT and number in descriptors:
-                    descriptor.doWrite()
-            except Exception:
-                self._failed(descriptor)
+        for number, event in ready:
+            if is_busy:
+                self._call_in_turn(number, event)
+            else:
+                self._call(number, event)
+            left -= 1
+            if left and seconds() >= end:
+                # They stay ready, and the next turn finds them.
+                break
         self.polling = False
+        self.is_busy = left > 0
+        if is_busy and not left:
+            self._shares.clear()
         try:
             self._after_turn()
         except Exception:
@@ -107,6 +162,27 @@ class Poller:
         self._close_if_empty()
 
     # Inside.
+
+    def _call(self, number: int, event: int) -> None:
+        descriptors = self._descriptors
+        descriptor = descriptors.get(number)
+        if descriptor is None:
+            return
+        try:
+            if event & ~select.EPOLLOUT:
+                descriptor.doRead()
+            if event & select.EPOLLOUT and number in descriptors:
+                descriptor.doWrite()
+        except Exception:
+            self._failed(descriptor)
+
+    def _call_in_turn(self, number: int, event: int) -> None:
+        """Do the same, and count what was read, so that others come before the next time."""
+        start = self._shares.start_of(number)
+        descriptor = self._descriptors.get(number)
+        self._call(number, event)
+        read_bytes = getattr(descriptor, "turn_bytes", 0) if event & ~select.EPOLLOUT else 0
+        self._shares.take(number, start, max(LEAST_TURN_BYTES, read_bytes))
 
     def _change(self, descriptor: Any, add: int = 0, remove: int = 0) -> None:
         number = descriptor.fileno()

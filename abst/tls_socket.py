@@ -3,9 +3,10 @@
 Owns the reading and writing of one accepted socket through OpenSSL, without the two memory buffers
 and the copies between them that Twisted's own TLS needs for arbitrary transports: a record is
 read and decrypted by one call, encrypted and written by another, at once and without asking the
-reactor to come back. It speaks for the realm's port alone, where every packet passes. On anything
-that is no TCP socket of a reactor with descriptors, ``TlsAcceptor`` uses Twisted's TLS,
-and the same tests run over both.
+reactor to come back. It speaks for the realm's port alone, where every packet passes. Before a
+byte of TLS is computed, somebody else may refuse that and say when. On anything that is no TCP
+socket of a reactor with descriptors, ``TlsAcceptor`` uses Twisted's TLS, and the same tests run
+over both.
 """
 
 from __future__ import annotations
@@ -28,17 +29,21 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from abst.handshakes import Handshakes
+from abst.poller import pace_of
 from abst.tls import TLS_HANDSHAKE_BYTE, ServerConnectionCreator
 
 READ_BYTES: Final = 16384
 """The most that one TLS record holds (RFC 8446, 5.1)."""
 
 READS_PER_TURN: Final = 4
-"""How many records one connection may read before others have their turn."""
+"""How many records one connection may read before others have their turn; where it is known that
+others wait, it is one."""
 
 UNSENT_BYTES: Final = 128 * 1024
 """How much the kernel may hold unsent: what waits longer waits in our queue, where control
@@ -53,6 +58,15 @@ socket is closed, and the system goes on sending what it still holds."""
 
 PlainProtocolFactory = Callable[[], IProtocol]
 """Makes the protocol for a connection whose first byte is not TLS."""
+
+
+MayShakeHands = Callable[[], bool]
+"""Decides, when the first byte is TLS, whether a handshake may begin."""
+
+
+def always() -> bool:
+    """Let everybody shake hands."""
+    return True
 
 
 class Producer(Protocol):
@@ -99,9 +113,21 @@ class TlsAcceptor:
         context: what the TLS server connection is made from.
         protocol: gets the plaintext.
         plain: makes the protocol that takes over when the first byte is not TLS.
+        may_shake_hands: decides whether there is a handshake at all.
+        handshakes: when its steps are done; None: as soon as they can be.
+        lost: called when the connection is, unless it has been handed over in plain.
     """
 
-    __slots__ = ("_context", "_descriptors", "_inner", "_plain", "_protocol")
+    __slots__ = (
+        "_context",
+        "_descriptors",
+        "_handshakes",
+        "_inner",
+        "_lost",
+        "_may_shake_hands",
+        "_plain",
+        "_protocol",
+    )
 
     def __init__(
         self,
@@ -109,11 +135,17 @@ class TlsAcceptor:
         context: SSL.Context,
         protocol: IProtocol,
         plain: PlainProtocolFactory,
+        may_shake_hands: MayShakeHands = always,
+        handshakes: Handshakes | None = None,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._descriptors = descriptors
         self._context = context
         self._protocol = protocol
         self._plain = plain
+        self._may_shake_hands = may_shake_hands
+        self._handshakes = handshakes
+        self._lost = lost
         self._inner: Any = None
 
     def makeConnection(self, transport: Any) -> None:
@@ -123,13 +155,19 @@ class TlsAcceptor:
         if isinstance(handle, socket.socket) and hasattr(self._descriptors, "addReader"):
             tune(handle)
             self._inner = TlsSocket(
-                self._descriptors, handle, self._context, self._protocol, self._plain
+                self._descriptors,
+                handle,
+                self._context,
+                self._protocol,
+                self._plain,
+                self._may_shake_hands,
+                self._handshakes,
             )
         else:
             creator = ServerConnectionCreator(self._context)
             factory = TLSMemoryBIOFactory(creator, False, _FactoryOfOne(self._protocol))
             tls = _LingeringTls(factory, self._protocol, self._descriptors.callLater)
-            self._inner = _BufferedTls(tls, self._protocol, self._plain)
+            self._inner = _BufferedTls(tls, self._protocol, self._plain, self._may_shake_hands)
         self._inner.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
@@ -139,6 +177,7 @@ class TlsAcceptor:
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Pass on that the transport is closed."""
         self._inner.connectionLost(reason)
+        self._lost()
 
 
 class _FactoryOfOne(Factory):
@@ -188,10 +227,17 @@ class _LingeringTls(TLSMemoryBIOProtocol):
 class _BufferedTls:
     """Twisted's TLS behind a look at the first byte."""
 
-    def __init__(self, tls: Any, protocol: IProtocol, plain: PlainProtocolFactory) -> None:
+    def __init__(
+        self,
+        tls: Any,
+        protocol: IProtocol,
+        plain: PlainProtocolFactory,
+        may_shake_hands: MayShakeHands,
+    ) -> None:
         self._inner = tls
         self._protocol = protocol
         self._plain = plain
+        self._may_shake_hands = may_shake_hands
         self._transport: Any = None
         self._begun = False
 
@@ -202,7 +248,11 @@ class _BufferedTls:
     def dataReceived(self, data: bytes) -> None:
         if not self._begun:
             self._begun = True
-            if not data.startswith(TLS_HANDSHAKE_BYTE):
+            if data.startswith(TLS_HANDSHAKE_BYTE):
+                if not self._may_shake_hands():
+                    self._transport.abortConnection()
+                    return
+            else:
                 self._inner = self._plain()
                 self._protocol.connectionLost(Failure(ConnectionAborted()))
                 self._inner.makeConnection(self._transport)
@@ -228,6 +278,9 @@ class _State(enum.Enum):
     LOST = "lost"
 
 
+_NOBODY: Final = TwistedProtocol()
+"""Stands for the protocol of a connection that is lost."""
+
 _READABLE: Final = (_State.OPEN, _State.ENDING, _State.ENDED)
 
 
@@ -240,13 +293,21 @@ class TlsSocket:
     transport, with ``write``, ``loseConnection``, ``abortConnection`` and a push producer. A
     protocol that provides ``IHalfCloseableProtocol`` hears of ``close_notify`` as the end of one
     direction; for others it is the end of the connection.
+
+    Attributes:
+        turn_bytes: how much ``doRead`` has read the last time.
     """
 
     __slots__ = (
         "__provides__",
+        "_context",
         "_handle",
+        "_handshakes",
         "_is_paused",
+        "_may_shake_hands",
         "_number",
+        "_pace",
+        "_place",
         "_plain",
         "_producer",
         "_protocol",
@@ -258,6 +319,7 @@ class TlsSocket:
         "_transport",
         "_unsent",
         "_written_later",
+        "turn_bytes",
     )
 
     disconnecting = False
@@ -269,12 +331,20 @@ class TlsSocket:
         context: SSL.Context,
         protocol: IProtocol,
         plain: PlainProtocolFactory,
+        may_shake_hands: MayShakeHands,
+        handshakes: Handshakes | None,
     ) -> None:
         self._reactor = reactor
+        self._pace = pace_of(reactor)
         self._handle = handle
         self._number = handle.fileno()
-        self._tls = SSL.Connection(context, handle)
-        self._tls.set_accept_state()
+        # Made when the first byte has come: whoever says nothing costs no more than a socket.
+        self._tls: Any = None
+        self._context = context
+        self._may_shake_hands = may_shake_hands
+        self._handshakes = handshakes
+        self._place = 0 if handshakes is None else handshakes.number()
+        self.turn_bytes = 0
         self._protocol = protocol
         self._received = protocol.dataReceived
         self._plain = plain
@@ -311,9 +381,14 @@ class TlsSocket:
         if not self._transport.disconnected:
             # The reactor found the descriptor unusable; the socket's owner still has to close it.
             self._transport.abortConnection()
-        self._producer = None
         self._unsent.clear()
-        self._protocol.connectionLost(reason)
+        protocol = self._protocol
+        # What refers to itself in a circle, OpenSSL's buffers included, would stay in memory until
+        # Python looks for circles, which it puts off for long while there is much else.
+        self._producer = self._timer = None
+        self._protocol = _NOBODY
+        self._received = _NOBODY.dataReceived
+        protocol.connectionLost(reason)
 
     # As a descriptor of the reactor.
 
@@ -327,10 +402,11 @@ class TlsSocket:
 
     def doRead(self) -> None:
         """Read what is there, within this connection's turn."""
+        self.turn_bytes = 0
         if self._state is not _State.OPEN and not self._prepare_to_read():
             return
         tls = self._tls
-        for _ in range(READS_PER_TURN):
+        for _ in range(1 if self._pace.is_busy else READS_PER_TURN):
             try:
                 data = tls.recv(READ_BYTES)
             except SSL.WantReadError:
@@ -338,6 +414,7 @@ class TlsSocket:
             except (SSL.Error, SSL.SysCallError) as problem:
                 self._ended(problem)
                 return
+            self.turn_bytes += len(data)
             self._received(data)
             # A short record is the last one, as a rule; the reactor calls again if it was not.
             if len(data) < READ_BYTES or self._state is not _State.OPEN or self._is_paused:
@@ -459,12 +536,12 @@ class TlsSocket:
 
     def getPeerCertificate(self) -> Any:
         """Return the certificate that the handshake has proved, or None."""
-        return self._tls.get_peer_certificate()
+        return None if self._tls is None else self._tls.get_peer_certificate()
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
         """The ALPN protocol that both sides chose, or None."""
-        return self._tls.get_alpn_proto_negotiated() or None
+        return None if self._tls is None else self._tls.get_alpn_proto_negotiated() or None
 
     # Inside.
 
@@ -473,7 +550,12 @@ class TlsSocket:
         if self._state is _State.EXPECTING and not self._expect():
             return False
         if self._state is _State.HANDSHAKE:
-            return self._shake_hands()
+            if self._handshakes is None:
+                return self._shake_hands()
+            # Its turn comes; until then it shall not be found ready again and again.
+            self._reactor.removeReader(self)
+            self._handshakes.add(self._place, self._shake_hands_in_turn)
+            return False
         if self._state in _READABLE:
             return True
         if self._state is _State.LINGERING:
@@ -497,6 +579,11 @@ class TlsSocket:
             self.abortConnection()
             return False
         if first == TLS_HANDSHAKE_BYTE:
+            if not self._may_shake_hands():
+                self.abortConnection()
+                return False
+            self._tls = SSL.Connection(self._context, self._handle)
+            self._tls.set_accept_state()
             self._state = _State.HANDSHAKE
             return True
         if not first:
@@ -510,6 +597,12 @@ class TlsSocket:
         self._protocol.makeConnection(self._transport)
         self._transport.startReading()
         return False
+
+    def _shake_hands_in_turn(self) -> None:
+        """Do the next step, unless the connection has ended while it waited."""
+        if self._state is _State.HANDSHAKE:
+            self._reactor.addReader(self)
+            self._shake_hands()
 
     def _shake_hands(self) -> bool:
         try:
@@ -566,16 +659,17 @@ class TlsSocket:
 
     def _say_goodbye(self) -> None:
         """Close our direction; go on reading for a while, so that the last word is not lost."""
-        if self._state is not _State.ENDED:
+        tls = self._tls
+        if tls is not None and self._state is not _State.ENDED:
             try:
-                self._tls.shutdown()
+                tls.shutdown()
             except SSL.WantWriteError:
                 self._state = _State.CLOSING
                 self._reactor.addWriter(self)
                 return
             except (SSL.Error, SSL.SysCallError):
                 pass  # There is no TLS to end, or none any more.
-        if self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+        if tls is not None and tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
             # Nothing more comes, so there is nothing to wait for.
             self._close()
             return
@@ -591,7 +685,8 @@ class TlsSocket:
 
     def _throw_away(self) -> None:
         try:
-            if self._handle.recv(65536):
+            if data := self._handle.recv(65536):
+                self.turn_bytes = len(data)
                 return
         except BlockingIOError:
             return

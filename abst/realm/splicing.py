@@ -18,12 +18,20 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from abst.poller import pace_of
 from abst.realm.circuits import Circuit, State
 from abst.realm.legs import Leg
 from abst.realm.pipes import Pipe, Pipes
 
 COPY_BYTES: Final = 16384
 """How much of one direction is copied at once, when there is no pipe for it."""
+
+BUSY_BYTES: Final = 262_144
+"""How much of one circuit moves in a turn while others wait for theirs."""
+
+SPLICED_SHARE: Final = 16
+"""How many bytes of a circuit count as one of packets where connections share this process's time:
+the kernel moves them by itself, and they take that much less of it."""
 
 KEPT_BYTES: Final = 64 * 1024 * 1024
 """How much of all directions together may wait in this process before less is read for each."""
@@ -69,11 +77,13 @@ class _Side:
         "_is_reading",
         "_kept_bytes",
         "_number",
+        "_pace",
         "_pipe",
         "_pipes",
         "_socket",
         "_transport",
         "other",
+        "turn_bytes",
     )
 
     disconnecting = False
@@ -85,6 +95,7 @@ class _Side:
         assert leg.socket is not None
         self._factory = factory
         self._descriptors = descriptors
+        self._pace = pace_of(descriptors)
         self._pipes = pipes
         self._circuit = circuit
         self._transport = leg.transport
@@ -98,6 +109,7 @@ class _Side:
         self._is_held = False
         self._has_ended = False
         self._is_gone = False
+        self.turn_bytes = 0
 
     def begin(self, early: bytes) -> None:
         """Let the bytes go; what has been read already goes first."""
@@ -142,6 +154,7 @@ class _Side:
 
     def doRead(self) -> None:
         """Move what has come, within this circuit's turn."""
+        self.turn_bytes = 0
         if not self._is_reading:
             self._look_for_failure()
             return
@@ -150,6 +163,8 @@ class _Side:
             self._copy()
             return
         most = self._circuit.turn_bytes
+        if self._pace.is_busy:
+            most = min(most, BUSY_BYTES)
         if self._pipes.is_reserve(pipe) and self._pipes.kept_bytes >= KEPT_BYTES:
             most = min(most, LEAST_KEPT_BYTES)
         try:
@@ -167,6 +182,7 @@ class _Side:
             return
         self._pipe = pipe
         self._in_pipe = count
+        self.turn_bytes = count // SPLICED_SHARE
         self._count(count)
         self._move_on()
 
@@ -189,6 +205,7 @@ class _Side:
             self._end()
             return
         self._copied = data
+        self.turn_bytes = len(data)
         self._count(len(data))
         self._move_on()
 
