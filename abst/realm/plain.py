@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from abst import codec, packets
 from abst.errors import Code, RemoteProtocolError
 from abst.framing import Frame
+from abst.realm.gate import Place
 from abst.realm.legs import Farewell, Leg, error_bytes, hand_over
 from abst.realm.story import Story
 
@@ -34,13 +35,15 @@ class PlainConnection(Protocol):
     Args:
         factory: the realm's.
         story: what the log says of it.
+        place: what the connection counts as at the gate.
     """
 
     transport: Any
 
-    def __init__(self, factory: Any, story: Story) -> None:
+    def __init__(self, factory: Any, story: Story, place: Place) -> None:
         self._factory = factory
         self._story = story
+        self._place = place
         self._begun = bytearray()
         self._frame = Frame(
             packets.MAX_LEG_BYTES, codec.MAX_MAP_ITEMS, codec.MAX_ARRAY_ITEMS, codec.MAX_DEPTH
@@ -52,7 +55,7 @@ class PlainConnection(Protocol):
         factory = self._factory
         hand_over(self.transport, self)
         factory.newcomers.add(self)
-        factory.legs.add(self.transport)
+        factory.leg_came(self.transport, self._place)
         due = factory.now() + factory.realm.limits.hello_seconds
         factory.realm.deadlines.add(due, self._look_for_packet)
         factory.settle()

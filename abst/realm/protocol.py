@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import os
 import random
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,11 +23,14 @@ from zope.interface import implementer
 
 from abst.device_id import DeviceID
 from abst.errors import Code, IdentityError
+from abst.handshakes import Handshakes
 from abst.identity import Identity
 from abst.poller import descriptor_set
 from abst.realm.access import Mode
 from abst.realm.circuits import Circuit
 from abst.realm.conversation import Conversation, State
+from abst.realm.entrance import Entrance
+from abst.realm.gate import Gate, Place, Shut, address_of
 from abst.realm.legs import Leg, join_in_user_space
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES, Pipes
@@ -49,9 +53,11 @@ class RealmProtocol(Protocol):
 
     Attributes:
         conversation: its pure core.
+        place: what the connection counts as at the gate.
     """
 
     factory: RealmFactory
+    place: Place
     transport: Any
     conversation: Conversation
     story: Story
@@ -62,13 +68,7 @@ class RealmProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Open the conversation; the time to say Hello begins."""
-        peer = self.transport.getPeer()
-        observed = None
-        if hasattr(peer, "host"):
-            # A port that takes IPv6 and IPv4 sees IPv4 addresses in IPv6's clothes.
-            observed = (str(peer.host).removeprefix("::ffff:"), int(peer.port))
-        self.story.remote = observed
-        self.conversation = self.factory.realm.open(observed, self.factory.now())
+        self.conversation = self.factory.realm.open(self.story.remote, self.factory.now())
         self.conversation.carrier = self
         self.conversation.note_error = self.story.told
         self.factory.settle()
@@ -120,6 +120,7 @@ class RealmProtocol(Protocol):
             return
         if not self._announced and conversation.state is State.HERE:
             self._announced = True
+            self.place.admitted()
             self.story.arrived(conversation.device_id or b"", self.factory.realm.here)
         while self._writable:
             data = conversation.data_to_send()
@@ -188,12 +189,15 @@ class RealmFactory(Factory):
         store: what it keeps over restarts; without one it keeps nothing.
         wall: returns the seconds since 1970, by which the times of values are measured.
         access: who may use it.
+        trusted_proxies: addresses of proxies whose connections begin with a PROXY header.
 
     Attributes:
         context: what new connections are made of; those that are open keep theirs.
         stories: what the log says of each connection.
         newcomers: connections without TLS whose first packet has not come whole.
         legs: the transports of all connections that are no conversations.
+        trusted_proxies: those addresses, in their shortest form.
+        descriptors: what reads sockets.
     """
 
     protocol: Any = RealmProtocol
@@ -212,6 +216,7 @@ class RealmFactory(Factory):
         store: Store | None = None,
         wall: Callable[[], float] = time.time,
         access: Mode = Mode.OPEN,
+        trusted_proxies: Collection[str] = (),
     ) -> None:
         self.identity = identity
         store = store or MemoryStore()
@@ -223,12 +228,16 @@ class RealmFactory(Factory):
         self.now = reactor.seconds
         self.log = Logger(namespace="abst.realm")
         self._reactor = reactor
-        self._descriptors = descriptor_set(reactor, self.settle)
+        self.descriptors = descriptor_set(reactor, self.settle)
         self.context = realm_server_context(identity, certificate_file, key_file)
         self.stories = Stories(self.log, self.now)
         self.stories.own_devices = self.realm.access.own_devices
         self.call_later = reactor.callLater
-        self._splices = splices and CAN_SPLICE and hasattr(self._descriptors, "addReader")
+        self._gate = Gate(self.realm.limits)
+        self.trusted_proxies = frozenset(map(address_of, trusted_proxies))
+        self._handshakes = Handshakes(reactor.callLater)
+        self._places: dict[Any, Place] = {}
+        self._splices = splices and CAN_SPLICE and hasattr(self.descriptors, "addReader")
         self._pipes = Pipes(pipes)
         self.newcomers: set[PlainConnection] = set()
         self.legs: set[Any] = set()
@@ -237,24 +246,77 @@ class RealmFactory(Factory):
         self._settling = False
 
     def buildProtocol(self, addr: Any) -> Any:
-        """Return the protocol for an accepted connection: TLS, then ``RealmProtocol``."""
-        conversations = len(self.realm.conversations)
-        unknown = conversations + len(self.newcomers)
-        in_all = conversations + len(self.legs)
-        if unknown >= self.hard_limit or in_all >= self.hard_limit + 2 * self.realm.limits.circuits:
-            # Not even a handshake can be afforded, so there is nobody to tell.
+        """Return the protocol for an accepted connection, or None when it is not let in."""
+        if self.trusted_proxies:
+            return Entrance(self)
+        return self.let_in(self.observed(addr))
+
+    def let_in(self, observed: tuple[str, int] | None) -> Any:
+        """Return the protocol for a connection from there: TLS, then ``RealmProtocol``.
+
+        Returns:
+            None when it is to be closed without a word: nothing more can be afforded for it.
+        """
+        if self._is_full():
             self.realm.counters.refused_connections[Code.REALM_FULL] += 1
+            return None
+        if self._gate.limits is not self.realm.limits:
+            self._gate.use_limits(self.realm.limits)
+        place = self._gate.enter(None if observed is None else observed[0], self.now())
+        if isinstance(place, Shut):
+            self.count_shut(place)
             return None
         protocol = self.protocol()
         protocol.factory = self
+        protocol.place = place
         protocol.story = story = self.stories.begin()
-        plain = partial(PlainConnection, self, story)
-        return TlsAcceptor(self._descriptors, self.context, protocol, plain)
+        story.remote = observed
+        return TlsAcceptor(
+            self.descriptors,
+            self.context,
+            protocol,
+            partial(PlainConnection, self, story, place),
+            partial(self._may_shake_hands, place),
+            self._handshakes,
+            place.leave,
+        )
+
+    @staticmethod
+    def observed(address: Any) -> tuple[str, int] | None:
+        """Return the host and port of an address, if it has any."""
+        if not hasattr(address, "host"):
+            return None
+        # A port that takes IPv6 and IPv4 sees IPv4 addresses in IPv6's clothes.
+        return str(address.host).removeprefix("::ffff:"), int(address.port)
+
+    def count_shut(self, reason: Shut) -> None:
+        """Count a connection that the gate has not let in."""
+        self.realm.counters.refused_connections[reason] += 1
+
+    def socket_of(self, transport: Any) -> socket.socket | None:
+        """Return a transport's socket where it can be read from here, else None."""
+        if not ITCPTransport.providedBy(transport) or not hasattr(self.descriptors, "addReader"):
+            return None
+        handle = cast(Any, transport).getHandle()
+        return handle if isinstance(handle, socket.socket) else None
+
+    def _is_full(self) -> bool:
+        conversations = len(self.realm.conversations)
+        unknown = conversations + len(self.newcomers)
+        in_all = conversations + len(self.legs)
+        most = self.hard_limit
+        return unknown >= most or in_all >= most + 2 * self.realm.limits.circuits
+
+    def _may_shake_hands(self, place: Place) -> bool:
+        shut = place.shake_hands(self.now())
+        if shut is not None:
+            self.count_shut(shut)
+        return shut is None
 
     @property
     def is_polling(self) -> bool:
         """Whether ``settle`` is going to be called at the end of this turn anyway."""
-        return getattr(self._descriptors, "polling", False)
+        return getattr(self.descriptors, "polling", False)
 
     @property
     def hard_limit(self) -> int:
@@ -302,13 +364,21 @@ class RealmFactory(Factory):
         )
         can_splice = first.socket is not None and second.socket is not None
         if self._splices and can_splice:
-            join_by_splicing(self, self._descriptors, self._pipes, (first, second), circuit)
+            join_by_splicing(self, self.descriptors, self._pipes, (first, second), circuit)
         else:
             join_in_user_space(self, (first, second), circuit)
+
+    def leg_came(self, transport: Any, place: Place) -> None:
+        """Take note of a connection that is no conversation."""
+        self.legs.add(transport)
+        self._places[transport] = place
 
     def leg_gone(self, transport: Any) -> None:
         """Forget a connection that is no conversation."""
         self.legs.discard(transport)
+        place = self._places.pop(transport, None)
+        if place is not None:
+            place.leave()
         if not self.legs:
             self._pipes.close_idle()
         if self.is_idle:

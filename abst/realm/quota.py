@@ -44,6 +44,12 @@ class Quota:
         self._forget(now)
         return wait
 
+    def wait(self, key: Hashable, now: float) -> float:
+        """Return the seconds until there is a token, 0.0 when there is one; take none."""
+        tokens, at = self._buckets.get(key, (self._burst, now))
+        tokens += max(0.0, now - at) * self._per_second
+        return max(0.0, (1.0 - tokens) / self._per_second)
+
     def charge(self, key: Hashable, tokens: float, now: float) -> None:
         """Take tokens for what has turned out to cost more; there may be less than none then."""
         left, at = self._buckets.pop(key, (self._burst, now))

@@ -445,7 +445,7 @@ class OverPollerTests(RealmBehaviour, TestCase):
 
     @in_thread
     def test_it_is_a_poller_and_it_leaves(self) -> None:
-        descriptors = self.factory._descriptors
+        descriptors = self.factory.descriptors
         if not isinstance(descriptors, Poller):
             raise SkipTest("there is no epoll here")
         alice = self.join(ALICE)
