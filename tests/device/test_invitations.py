@@ -120,6 +120,7 @@ class InvitationTests(RealTestCase):
         link, watcher = self.link_with(address, invitation)
         await self.until(lambda: link.is_up)
         self.factory.realm.access.revoke(bytes(ALICE.device_id), ignore)
+        self.factory.settle()
         await self.until(lambda: watcher.problems)
         assert isinstance(link.refusal, RealmRefusedError)
         self.assertEqual(Code.REVOKED, link.refusal.code)
