@@ -268,13 +268,15 @@ class Sharing:
                 talk.entries_received(entries)
             case GiveGroup(step="keys"):
                 self._take_keys(group_id, talk.group, device_id, packet)
-            case GiveGroup(step="gone") if not is_offered:
+            case GiveGroup(step="gone") if not talk.awaits_answer:
                 talk.is_gone = True
                 self._actions.append(Gone(group_id, device_id))
             case GiveGroup(step="accepted") if is_offered:
                 self._offered.discard((group_id, device_id))
                 self._actions.append(Accepted(group_id, device_id))
                 self._meet(group_id, device_id)
+            case GiveGroup(step="accepted"):
+                talk.awaits_answer = False  # It was seen to have the group before it said so.
             case GiveGroup(step="refused") if is_offered:
                 self._offered.discard((group_id, device_id))
                 self._actions.append(Refused(group_id, device_id, packet.code or ""))

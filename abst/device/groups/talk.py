@@ -45,11 +45,13 @@ class Talk:
     Attributes:
         group: as given.
         is_gone: whether the other side has said that it is not in the group.
+        awaits_answer: whether the group was offered, and the other side has not taken it yet. What
+            it says of the group until then, it may have said before the offer had come.
     """
 
     def __init__(self, group_id: bytes, group: SharedGroup, *, speaks_first: bool) -> None:
         self.group = group
-        self.is_gone = False
+        self.is_gone = self.awaits_answer = False
         self._group_id = group_id
         self._speaks_first = speaks_first
         self._told: tuple[int, bytes] | None = None
@@ -67,6 +69,7 @@ class Talk:
         group, seeds = self.group, self.group.keys.seeds
         entries = _that_fit(group.roster.entries(), seeds)
         self._sent = len(entries)
+        self.awaits_answer = True
         offer = GiveGroup(
             "offer",
             self._group_id,

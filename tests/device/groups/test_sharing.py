@@ -484,6 +484,30 @@ class StrangerTests(Streets):
         street.settle()
         self.assertNotIn(2, [end for *ends, _ in street.said[since:] for end in ends])
 
+    def test_a_word_from_before_the_offer_takes_nobody_out(self) -> None:
+        """Who has left is offered the group again, and is at the realm before its packets come."""
+        street = self.street(2, 2)
+        one, other = street.houses
+        del other.groups[GROUP_ID]
+        other.change()
+        one.group.roster.rename(DEVICES[0], "x")
+        one.change()
+        while street.deliver(0, 1):
+            pass
+        self.assertEqual("gone", street.said[-1][2].step)
+        one.remove(other)
+        one.add(other)
+        one.sharing.offer_answered(GROUP_ID, other.id)
+        street.settle()
+        self.assertEqual([], one.seen)
+        self.assert_agree(street.houses)
+        del other.groups[GROUP_ID]
+        other.change()
+        one.group.roster.rename(DEVICES[0], "y")
+        one.change()
+        street.settle()
+        self.assertEqual([Gone(GROUP_ID, other.id)], one.seen)
+
     def test_who_has_left_says_so_to_whom_has_not_heard_of_it(self) -> None:
         street = self.street(2, 2)
         one, other = street.houses
