@@ -30,7 +30,7 @@ from abst import __version__
 from abst.errors import AbstError
 from abst.identity import Identity
 from abst.realm.state_folder import IDENTITY_FILE, LOCK_FILE, STORE_FILE
-from abst.realm.store.tables import Tables
+from abst.realm.store.tables import KIND, Tables
 
 MANIFEST_FILE: Final = "manifest.json"
 
@@ -305,9 +305,12 @@ def _check_manifest(source: Path, text: bytes, found: dict[str, tuple[int, str]]
 def _check_database(source: Path, path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            ((kind,),) = database.execute("PRAGMA application_id").fetchall()
             ((verdict,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
     except (sqlite3.Error, ValueError) as error:
         raise BackupError(f"{source}: the database in it is not usable: {error}") from None
+    if kind != KIND:
+        verdict = "it is none of a realm"
     if verdict != "ok":
         raise BackupError(f"{source}: the database in it is not usable: {verdict}")
     Tables(path).close()
