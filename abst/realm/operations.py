@@ -89,9 +89,11 @@ class Operations:
     Args:
         service: who runs the realm.
         factory: the realm.
+        page: how many items are told at once.
     """
 
-    def __init__(self, service: Running, factory: RealmFactory) -> None:
+    def __init__(self, service: Running, factory: RealmFactory, page: int = PAGE) -> None:
+        self._most = page
         self._service = service
         self._factory = factory
         self._realm = factory.realm
@@ -141,7 +143,7 @@ class Operations:
 
     async def invitations(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """List the invitations that are good."""
-        page, more = _page(self._access.invitations(), lambda found: found.name, arguments)
+        page, more = self._page(self._access.invitations(), lambda found: found.name, arguments)
         return {"invitations": [_invitation(record) for record in page], "more": more}
 
     async def withdraw(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class Operations:
         here = self._sent_by_device()
         known = {record.device: record for record in self._access.devices()}
         ids: Iterable[bytes] = here if arguments["here"] else {*known, *here}
-        page, more = _page(ids, lambda device: str(DeviceID(device)), arguments)
+        page, more = self._page(ids, lambda device: str(DeviceID(device)), arguments)
         devices = [self._device(device, known.get(device), here) for device in page]
         return {"devices": devices, "more": more, "access": str(self._access.mode)}
 
@@ -194,7 +196,7 @@ class Operations:
     async def groups(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """List the peer groups."""
         records = self._realm.groups.records()
-        page, more = _page(records, lambda found: str(DeviceID(found[0].group)), arguments)
+        page, more = self._page(records, lambda found: str(DeviceID(found[0].group)), arguments)
         ids = [record.group for record, _ in page]
         path = self._service.state / STORE_FILE
         shares = await self._service.in_thread(count_values, path, ids)
@@ -264,6 +266,15 @@ class Operations:
                 os.unlink(path)
         return {}
 
+    def _page(
+        self, items: Iterable[_Item], key: Callable[[_Item], str], arguments: dict[str, Any]
+    ) -> tuple[list[_Item], bool]:
+        """Return the first items after the one that was told last, and whether there are more."""
+        after = str(arguments.get("after") or "")
+        most = self._most
+        found = heapq.nsmallest(most + 1, (item for item in items if key(item) > after), key)
+        return found[:most], len(found) > most
+
     # Devices.
 
     def _sent_by_device(self) -> dict[bytes, Counter[str]]:
@@ -316,15 +327,6 @@ class Operations:
             f"no device is known that begins with {text[:60]!r}: give its whole ID, "
             "which 'abst id' shows on the device"
         )
-
-
-def _page(
-    items: Iterable[_Item], key: Callable[[_Item], str], arguments: dict[str, Any]
-) -> tuple[list[_Item], bool]:
-    """Return the first items after the one that was told last, by their keys; and whether more."""
-    after = str(arguments.get("after") or "")
-    found = heapq.nsmallest(PAGE + 1, (item for item in items if key(item) > after), key)
-    return found[:PAGE], len(found) > PAGE
 
 
 def _invitation(record: InvitationRecord) -> dict[str, Any]:
