@@ -146,7 +146,7 @@ class Access:
 
     def devices(self) -> list[DeviceRecord]:
         """Return every device that was decided about, the oldest decision first."""
-        return sorted(self._devices.values(), key=lambda record: record.since)
+        return sorted(self._devices.values(), key=lambda record: (record.since, record.device))
 
     def allow(self, device_id: bytes, note: str, done: Done) -> None:
         """Put a device on the list, also one that was revoked.
@@ -172,7 +172,7 @@ class Access:
         """Return the invitations that are good now, the oldest first."""
         now = self._wall()
         good = [record for record in self._invitations.values() if not _is_over(record, now)]
-        return sorted(good, key=lambda record: record.made)
+        return sorted(good, key=lambda record: (record.made, record.name))
 
     def invite(self, uses: int, expires: int | None, note: str, done: Done) -> Invitation:
         """Make an invitation; nobody should be told of it before ``done`` hears that it is kept.

@@ -20,6 +20,7 @@ from abst.packets import (
     Send,
     parse,
 )
+from abst.realm.access import Mode
 from abst.realm.circuits import Circuit, Seat
 from abst.realm.circuits import Leg as CircuitLeg
 from abst.realm.conversation import Conversation, State
@@ -155,7 +156,12 @@ class Line:
 class MemoryRealm:
     """A realm, the time, and the lines of the devices that are connected."""
 
-    def __init__(self, limits: Limits | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        store: Store | None = None,
+        mode: Mode = Mode.OPEN,
+    ) -> None:
         self.now = 1000.0
         self.switchboard = MemorySwitchboard()
         nonces = count()
@@ -167,6 +173,7 @@ class MemoryRealm:
             switchboard=self.switchboard,
             store=store,
             wall=lambda: self.now,
+            mode=mode,
         )
         self.core.values = Values(store, limits, self.core.counters, wall=lambda: self.now)
 
