@@ -21,10 +21,10 @@ from zope.interface import implementer
 from abst import device
 from abst.address import RealmAddress
 from abst.device_id import DeviceID
-from abst.errors import AbstError
+from abst.errors import AbstError, RealmRefusedError
 from abst.identity import Identity
 
-USAGE = "usage: python examples/chat.py KEY_FILE REALM_ADDRESS [PEER_ID]"
+USAGE = "usage: python examples/chat.py KEY_FILE REALM_LINK [PEER_ID]"
 LINE = 5  # This application's only kind of packet: 0 to 4 are ABST's own.
 
 
@@ -98,6 +98,11 @@ class ChatFactory(device.DeviceFactory):
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
+
+    def realmConnectionFailed(self, realm: RealmAddress, problem: AbstError) -> None:
+        # Anything else may pass by itself; here somebody has to let this device in.
+        if isinstance(problem, RealmRefusedError):
+            self.terminal.show(f"({realm.host}: {problem})")
 
 
 async def main(reactor: Any, key_file: str, realm: str, peer: str = "") -> None:

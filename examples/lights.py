@@ -28,7 +28,7 @@ from abst.device import (
     SqliteGroupStore,
     ValueChange,
 )
-from abst.device.groups.store import MIGRATION
+from abst.device.groups.store import MIGRATIONS
 from abst.device_id import DeviceID
 from abst.errors import AbstError, GroupError, NotTrustedError, PeerUnreachableError
 from abst.identity import Identity
@@ -114,7 +114,7 @@ async def main(reactor: Any, home: str, realm: str, what: str, *peers: str) -> N
         realms=[address],
         name=folder.name,
         group_factory=LightsFactory(),
-        group_store=SqliteGroupStore(Database(folder / "groups.db", 0x6C616D70, [MIGRATION])),
+        group_store=SqliteGroupStore(Database(folder / "groups.db", 0x6C616D70, MIGRATIONS)),
     )
     print(identity.device_id, flush=True)
     found = [DeviceID.parse(peer) for peer in peers]

@@ -21,13 +21,13 @@ from twisted.web.server import Request, Site
 class Guests(Resource):
     """Counts the visits of each device."""
 
-    isLeaf = True  # noqa: N815 (Twisted's name)
+    isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
         self.visits: dict[str, int] = {}
 
-    def render_GET(self, request: Request) -> bytes:  # noqa: N802 (Twisted's name)
+    def render_GET(self, request: Request) -> bytes:
         """Greet the device that asks."""
         # Over any other endpoint, such as tcp:8080, there is no device.
         device = str(getattr(request.client, "device_id", "unknown"))
