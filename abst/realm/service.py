@@ -32,6 +32,7 @@ from abst.realm.backup import remove_snapshots
 from abst.realm.capacity import Capacity, files_for, limits_within
 from abst.realm.config import Config
 from abst.realm.first_invitation import FirstInvitation
+from abst.realm.gate import address_of
 from abst.realm.limits import Limits
 from abst.realm.operations import Operations, Reloaded
 from abst.realm.protocol import RealmFactory
@@ -148,6 +149,7 @@ class RealmService(LoggingService):
                 pipes=pipes,
                 store=self._open_store(),
                 access=config.access,
+                trusted_proxies=config.trusted_proxies,
             )
             self._shown = _certificate_of(config)
             self._log_as_configured(self.factory)
@@ -321,6 +323,7 @@ class RealmService(LoggingService):
             changed.append("certificate")
         self._config, self._shown, self.addresses = config, shown, addresses
         factory.context = context
+        factory.trusted_proxies = frozenset(map(address_of, config.trusted_proxies))
         self._log_as_configured(factory)
         if config.limits != old.limits:
             factory.realm.use_limits(self._affordable(config.limits)[0])
