@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from abst.address import format_host_port, format_pin, parse_host_port, pin_of_key
+from abst.device.finding import find_one
 from abst.device.key_check import trust_key
 from abst.device_id import DeviceID
 from abst.errors import AbstError, AddressError, WrongKeyError
@@ -107,22 +108,12 @@ class PeerBook:
         Raises:
             AbstError: none does, or several do.
         """
-        wanted = text.strip().lower()
-        exact = [p for p in self if str(p.device_id) == wanted or p.name == text.strip()]
-        found = exact or [
-            p
-            for p in self
-            if p.name.lower() == wanted
-            or (len(wanted) >= 4 and str(p.device_id).startswith(wanted))
-        ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(str(peer.device_id) for peer in found)
-            raise AbstError(f"{text!r} means several peers, name one by its ID: {listed}")
-        raise AbstError(
-            f"no peer is called {text!r}: 'abst peers' lists them, "
-            "'abst pair' or 'abst trust' adds one"
+        return find_one(
+            text,
+            ((peer.device_id, (peer.name,), peer) for peer in self),
+            what="peer",
+            otherwise=f"no peer is called {text!r}: 'abst peers' lists them, "
+            "'abst pair' or 'abst trust' adds one",
         )
 
     def trust(self, device_id: DeviceID, name: str = "") -> Peer:

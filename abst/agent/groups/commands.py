@@ -22,6 +22,7 @@ from abst.agent.groups.told import group_told, member_told
 from abst.agent.reachability import Reachability
 from abst.control import Command, Emit
 from abst.device import Device, Peer
+from abst.device.finding import find_one
 from abst.device.groups.group import Group
 from abst.device.groups.networks import NETWORK
 from abst.device.groups.view import Member
@@ -257,22 +258,13 @@ class GroupCommands:
 
     def _member(self, group: Group, text: str) -> Member:
         """Return the member that a text means: its name in the group or here, or its ID."""
-        wanted, members = text.strip(), group.members()
-        found = [
-            member
-            for member in members
-            if wanted in self._names(member) or str(member.device_id) == wanted.lower()
-        ]
-        if not found and len(wanted) >= 4:
-            found = [m for m in members if str(m.device_id).startswith(wanted.lower())]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            # A member calls itself as it likes, so a name alone must not remove another one.
-            listed = ", ".join(str(member.device_id) for member in found)
-            raise GroupError(f"{text!r} means several members, name one by its ID: {listed}")
-        raise GroupError(
-            f"no member of {group} is called {text!r}: 'abst group members' lists them"
+        members = group.members()
+        return find_one(
+            text,
+            ((member.device_id, self._names(member), member) for member in members),
+            what="member",
+            otherwise=f"no member of {group} is called {text!r}: 'abst group members' lists them",
+            error=GroupError,
         )
 
     def _names(self, member: Member) -> tuple[str, ...]:

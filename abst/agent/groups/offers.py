@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from abst.agent.groups.policy import OfferPolicy
 from abst.device import PeerBook
+from abst.device.finding import find_one
 from abst.device.groups.protocol import GroupOffer
 from abst.errors import AbstError
 
@@ -110,18 +111,9 @@ class GroupOffers:
         self._waiting.pop(group_id, None)
 
     def _find(self, text: str) -> WaitingOffer:
-        wanted = text.strip().lower()
-        offers = self.all()
-        found = [
-            waiting
-            for waiting in offers
-            if waiting.offer.name == text.strip() or str(waiting.offer.group_id) == wanted
-        ]
-        if not found and len(wanted) >= 4:
-            found = [one for one in offers if str(one.offer.group_id).startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(str(waiting.offer.group_id) for waiting in found)
-            raise AbstError(f"{text!r} means several offers, name one by its ID: {listed}")
-        raise AbstError(f"no group called {text!r} is offered: 'abst group offers' lists them")
+        return find_one(
+            text,
+            ((one.offer.group_id, (one.offer.name,), one) for one in self.all()),
+            what="offer",
+            otherwise=f"no group called {text!r} is offered: 'abst group offers' lists them",
+        )

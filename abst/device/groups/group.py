@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from abst.address import RealmAddress
+from abst.device.finding import find_one
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.keys import GroupKeys
 from abst.device.groups.membership import Membership
@@ -166,17 +167,13 @@ class Group:
         Raises:
             GroupError: none does, or several do.
         """
-        wanted = text.strip().lower()
-        members = self.members()
-        found = [m for m in members if m.name == text.strip() or str(m.device_id) == wanted]
-        if not found and len(wanted) >= 4:
-            found = [m for m in members if str(m.device_id).startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(str(member.device_id) for member in found)
-            raise GroupError(f"{text!r} means several members, name one by its ID: {listed}")
-        raise GroupError(f"no member of {self} is called {text!r}")
+        return find_one(
+            text,
+            ((member.device_id, (member.name,), member) for member in self.members()),
+            what="member",
+            otherwise=f"no member of {self} is called {text!r}",
+            error=GroupError,
+        )
 
     @property
     def device_id(self) -> DeviceID:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
+from abst.device.finding import find_one
 from abst.device.groups import sharing
 from abst.device.groups.entries import raw_key_of
 from abst.device.groups.group import Group
@@ -104,20 +105,15 @@ class Groups:
         Raises:
             GroupError: none does, or several do.
         """
-        wanted = text.strip().lower()
-        groups = [group for group in self.all() if kind in (None, group.kind)]
-        found = [g for g in groups if g.name == text.strip() or str(g.group_id) == wanted]
-        if not found and len(wanted) >= 4:
-            found = [g for g in groups if str(g.group_id).startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
         what = kind or "group"
-        if found:
-            listed = ", ".join(str(group.group_id) for group in found)
-            raise GroupError(f"{text!r} means several {what}s, name one by its ID: {listed}")
-        raise GroupError(
-            f"this device is in no {what} called {text!r}: 'abst {what} list' lists them, "
-            f"'abst {what} create' makes one"
+        groups = [group for group in self.all() if kind in (None, group.kind)]
+        return find_one(
+            text,
+            ((group.group_id, (group.name,), group) for group in groups),
+            what=what,
+            otherwise=f"this device is in no {what} called {text!r}: 'abst {what} list' lists "
+            f"them, 'abst {what} create' makes one",
+            error=GroupError,
         )
 
     def create(self, name: str, *, realm: RealmAddress | None, kind: str = "group") -> Group:
