@@ -73,6 +73,11 @@ def subject_public_key_info(raw_key: bytes) -> bytes:
     return _ED25519_PREFIX + raw_key
 
 
+def raw_public_key(subject_public_key_info: bytes) -> bytes:
+    """Return the raw Ed25519 public key, 32 bytes, of a DER SubjectPublicKeyInfo (RFC 8410)."""
+    return subject_public_key_info.removeprefix(_ED25519_PREFIX)
+
+
 def is_device_id(value: object) -> bool:
     """Tell whether a value is the 16 bytes of a UUID of version 8 (RFC 9562, section 5.8)."""
     return (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
-from abst.device_id import DeviceID, is_device_id
+from abst.device_id import DeviceID, is_device_id, raw_public_key, subject_public_key_info
 
 ALICE = DeviceID.of_key(b"alice")
 
@@ -22,6 +22,11 @@ class DerivationTests(TestCase):
         digest = int.from_bytes(hashlib.sha256(key).digest()[:16], "big")
         fixed = 0xF << 76 | 0b11 << 62
         self.assertEqual(digest & ~fixed, int.from_bytes(found, "big") & ~fixed)
+
+    @given(raw=st.binary(min_size=32, max_size=32))
+    def test_a_raw_key_goes_into_der_and_back(self, raw: bytes) -> None:
+        whole = subject_public_key_info(raw)
+        self.assertEqual((44, raw), (len(whole), raw_public_key(whole)))
 
     def test_an_id_is_its_bytes(self) -> None:
         self.assertEqual(bytes(ALICE), ALICE)

@@ -26,10 +26,10 @@ from abst.device.groups.protocol import GroupFactory, GroupOffer
 from abst.device.groups.store import ForgetfulGroupStore, GroupStore, SavedGroup
 from abst.device.link import Link
 from abst.device.peers import Peer
-from abst.device_id import DeviceID
+from abst.device_id import DeviceID, raw_public_key
 from abst.errors import AbstError, GroupError, LocalProtocolError
 from abst.identity import Identity
-from abst.packets import PUBLIC_KEY_BYTES, GiveGroup, Packet
+from abst.packets import GiveGroup, Packet
 
 MAX_GROUPS: Final = 256
 """Of one device, whoever has made them."""
@@ -165,7 +165,7 @@ class Groups:
         if peer.public_key is None:
             raise GroupError(f"{peer} has not been met yet: 'abst ping' it first")
         if bytes(device_id) not in group.offered:
-            group.roster.add(self.identity, _raw_key(peer.public_key), peer.name)
+            group.roster.add(self.identity, raw_public_key(peer.public_key), peer.name)
             group.note_offered(device_id)
         self._sharing.offer(group.group_id, device_id)
         given: Deferred[None] = Deferred()
@@ -474,10 +474,6 @@ class Groups:
             self.log.failure("an application failed to decide about an offer", failure=failure)
         self._sharing.offer_refused(offer.group_id, Refusal.NOT_STORED)
         self._act()
-
-
-def _raw_key(subject_public_key_info: bytes) -> bytes:
-    return subject_public_key_info[-PUBLIC_KEY_BYTES:]
 
 
 def _checked_name(name: str) -> str:
