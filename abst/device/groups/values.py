@@ -258,25 +258,26 @@ class Values:
         if most is not None and len(value) > most:
             raise GroupError(f"a value has at most {most:.0f} bytes, this one {len(value)}")
         sealed = self._seal(name, hidden_name, value, seconds)
+        digest = hashlib.sha256(sealed).digest()
         packet = PutValue(bytes(self._owner.group_id), hidden_name, sealed, if_revision, seconds)
-        answer = await self._change(link, packet, hidden_name, sealed)
+        answer = await self._change(link, packet, hidden_name, digest)
         if not isinstance(answer, ValuePut):
             raise RemoteProtocolError(Code.MALFORMED, "the answer to Put is another packet")
-        self._check_put(answer.revision, hidden_name, sealed, if_revision)
+        self._check_put(answer.revision, hidden_name, digest, if_revision)
         return answer.revision
 
     async def _delete(self, name: bytes, if_revision: int | None) -> int:
         link = await self._mirror.when_following()
         hidden_name = self._owner.keys.hidden_name(name)
         sealed = self._seal(name, hidden_name, None, None)
+        digest = hashlib.sha256(sealed).digest()
         packet = DeleteValue(bytes(self._owner.group_id), hidden_name, sealed, if_revision)
-        answer = await self._change(link, packet, hidden_name, sealed)
+        answer = await self._change(link, packet, hidden_name, digest)
         if not isinstance(answer, ValueDeleted):
             raise RemoteProtocolError(Code.MALFORMED, "the answer to Delete is another packet")
         if answer.revision:
-            self._check_put(answer.revision, hidden_name, sealed, if_revision)
+            self._check_put(answer.revision, hidden_name, digest, if_revision)
         else:
-            digest = hashlib.sha256(sealed).digest()
             self._believe(lambda: self._mirror.history.take_nothing_deleted(hidden_name, digest))
         return answer.revision
 
@@ -299,10 +300,9 @@ class Values:
         return sealed_values.seal(owner.keys, owner.identity, word, owner.random_bytes(SALT_BYTES))
 
     async def _change(
-        self, link: Link, packet: Packet, hidden_name: bytes, sealed: bytes
+        self, link: Link, packet: Packet, hidden_name: bytes, digest: bytes
     ) -> Packet:
         history = self._mirror.history
-        digest = hashlib.sha256(sealed).digest()
         history.expect(digest)
         try:
             answer: Packet = await link.ask(packet)
@@ -324,9 +324,8 @@ class Values:
         return answer
 
     def _check_put(
-        self, revision: int, hidden_name: bytes, sealed: bytes, if_revision: int | None
+        self, revision: int, hidden_name: bytes, digest: bytes, if_revision: int | None
     ) -> None:
-        digest = hashlib.sha256(sealed).digest()
         history = self._mirror.history
         self._believe(lambda: history.take_put(revision, hidden_name, digest, if_revision))
 
