@@ -13,8 +13,10 @@ from abst.cli.group_lines import (
     group_line,
     offer_line,
     show_given,
+    show_left,
     show_members,
     show_removed,
+    show_renamed,
 )
 from abst.cli.home import DeviceHome
 from abst.cli.output import (
@@ -178,10 +180,7 @@ def list_groups(home: DeviceHome, as_json: bool) -> None:
 def rename(home: DeviceHome, group: str, name: str, as_json: bool) -> None:
     """Call GROUP by another NAME, for all its members."""
     answer = ask_agent(home, "group_rename", group=group, name=utf8(name, "NAME"))
-    if as_json:
-        show_document(answer)
-    else:
-        show(f"{answer['group_id']} is called {printable(answer['group'])} now")
+    show_renamed(answer, as_json=as_json)
 
 
 @command.command("remove", cls=WithExample, example="abst group remove family old-phone")
@@ -221,10 +220,7 @@ def rotate(home: DeviceHome, group: str, as_json: bool) -> None:
 def leave(home: DeviceHome, group: str, as_json: bool) -> None:
     """Leave GROUP; the others learn it when they are met."""
     answer = ask_agent(home, "group_leave", group=group)
-    if as_json:
-        show_document(answer)
-    else:
-        show(f"left {printable(answer['group'])}")
+    show_left(answer, as_json=as_json)
 
 
 @command.command("send", cls=WithExample, example="abst group send family 'Supper is ready.'")

@@ -41,6 +41,22 @@ def show_given(answer: dict[str, Any], *, as_json: bool) -> None:
         note("the offer reaches it by itself; there, 'abst group accept' may be needed")
 
 
+def show_renamed(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Say what a group is called from now on."""
+    if as_json:
+        show_document(answer)
+    else:
+        show(f"{answer['group_id']} is called {printable(answer['group'])} now")
+
+
+def show_left(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Say that this device is not in a group any more."""
+    if as_json:
+        show_document(answer)
+    else:
+        show(f"left {printable(answer['group'])}")
+
+
 def show_members(answer: dict[str, Any], *, as_json: bool) -> None:
     """Say who is in a group."""
     if as_json:

@@ -6,9 +6,16 @@ import click
 
 from abst.cli.agent_process import ask_agent, call_agent
 from abst.cli.example import GroupWithExample, WithExample
-from abst.cli.group_lines import group_line, show_given, show_members, show_removed
+from abst.cli.group_lines import (
+    group_line,
+    show_given,
+    show_left,
+    show_members,
+    show_removed,
+    show_renamed,
+)
 from abst.cli.home import DeviceHome
-from abst.cli.output import json_option, note, printable, show, show_document, utf8
+from abst.cli.output import json_option, note, show, show_document, utf8
 
 KIND = "network"
 
@@ -100,10 +107,7 @@ def remove(home: DeviceHome, network: str, member: str, as_json: bool) -> None:
 def leave(home: DeviceHome, network: str, as_json: bool) -> None:
     """Leave NETWORK, and forget whom this device knows by it alone."""
     answer = ask_agent(home, "group_leave", kind=KIND, group=network)
-    if as_json:
-        show_document(answer)
-    else:
-        show(f"left {printable(answer['group'])}")
+    show_left(answer, as_json=as_json)
 
 
 @command.command("rename", cls=WithExample, example="abst network rename home office")
@@ -114,10 +118,7 @@ def leave(home: DeviceHome, network: str, as_json: bool) -> None:
 def rename(home: DeviceHome, network: str, name: str, as_json: bool) -> None:
     """Call NETWORK by another NAME, for all its members."""
     answer = ask_agent(home, "group_rename", kind=KIND, group=network, name=utf8(name, "NAME"))
-    if as_json:
-        show_document(answer)
-    else:
-        show(f"{answer['group_id']} is called {printable(answer['group'])} now")
+    show_renamed(answer, as_json=as_json)
 
 
 @command.command("members", cls=WithExample, example="abst network members home")
