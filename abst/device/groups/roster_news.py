@@ -82,7 +82,8 @@ class RosterNews:
             return
         wait = self._next_at - owner.reactor.seconds()
         if wait > 0:
-            self._look_in(wait)
+            # At most as long as it ever is: somebody may have set the clock back.
+            self._look_in(min(wait, NEWS_SECONDS))
             return
         said = first_that_fit([entry.data for entry in fresh], most - _MAP_BYTES)
         if not said:

@@ -122,6 +122,15 @@ class NewsTests(TestCase):
         self.speaker.reactor.advance(NEWS_SECONDS)
         self.assertEqual(2, len(self.speaker.said))
 
+    def test_a_clock_that_is_set_back_delays_nothing(self) -> None:
+        self.speaker.add(1)
+        self.speaker.news.look()
+        self.speaker.reactor.rightNow -= 10_000
+        self.speaker.add(1)
+        self.speaker.news.look()
+        (call,) = self.speaker.reactor.getDelayedCalls()
+        self.assertLessEqual(call.getTime() - self.speaker.reactor.seconds(), NEWS_SECONDS)
+
     def test_a_message_is_no_longer_than_it_may_be(self) -> None:
         entries = self.speaker.add(40)
         self.speaker.max_news_bytes = 2000
