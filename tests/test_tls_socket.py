@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import select
 import socket
 import ssl
 import struct
 import threading
+import weakref
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -578,6 +580,24 @@ class OnPollerTests(HalfCloseBehaviour, TestCase):
         self.until_lost(notes)
         self.assertEqual(-1, in_reactor(notes.transport.fileno))
         self.assertEqual(-1, in_reactor(self.descriptors.fileno))
+
+    @in_thread
+    def test_a_lost_connection_takes_no_memory_until_circles_are_searched_for(self) -> None:
+        """Python puts that search off, and a flood of strangers fills the memory meanwhile."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for says_goodbye in (False, True):
+            connection, notes = self.connect()
+            tls = weakref.ref(notes.transport._tls)
+            happened = notes.happened
+            if says_goodbye:
+                in_reactor(notes.transport.loseConnection)
+            self.server.notes.remove(notes)
+            self.server.acceptors.clear()
+            del notes
+            connection.close()
+            until(lambda happened=happened: "lost" in happened, "the end of the connection")
+            until(lambda tls=tls: tls() is None, "nothing that keeps it")
 
     @in_thread
     def test_nothing_is_written_before_somebody_has_shown_a_certificate(self) -> None:
