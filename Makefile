@@ -19,6 +19,7 @@ ROUNDS ?= 200
 IDLE ?= 5000
 TALKING ?= 500
 STORM ?= 2000
+ATTACK_SECONDS ?= 10
 SEED ?=
 
 SHELL := /bin/sh
@@ -69,7 +70,7 @@ test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: who
 	ABST_TOOL_TESTS=1 $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_demo tests.test_benchmarks
 
 soak: SET = latest
-soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked [SECONDS=600 ROUNDS=200 SEED=n IDLE=5000 TALKING=500 STORM=2000]
+soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked [SECONDS=600 ROUNDS=200 SEED=n IDLE=5000 TALKING=500 STORM=2000 ATTACK_SECONDS=10]
 	@echo "== faults for $(SECONDS) s"
 	ABST_SOAK_SECONDS=$(SECONDS) ABST_SOAK_SEED=$(SEED) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_faults
 	@echo "== a realm killed $(ROUNDS) times"
@@ -80,6 +81,10 @@ soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked
 	    $(TRIAL) $(TRIAL_FLAGS) tests.load.test_load
 	@echo "== $(STORM) devices come back at once"
 	ABST_LOAD_STORM=$(STORM) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_storm
+	@echo "== strangers attack, each way for $(ATTACK_SECONDS) s"
+	ABST_ATTACK_SECONDS=$(ATTACK_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_attack
+	@echo "== strangers in another network attack; as root"
+	ABST_LAB=1 ABST_ATTACK_SECONDS=$(ATTACK_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.lab.test_attack
 
 lab: SET = latest
 lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]

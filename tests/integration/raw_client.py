@@ -59,6 +59,14 @@ def client_context(
     return context
 
 
+def client_hello() -> bytes:
+    """Return the first bytes that a TLS client sends."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client_context(None).wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
 class RawDevice:
     """One connection to a realm's port on this machine. A context manager that closes it."""
 

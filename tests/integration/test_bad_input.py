@@ -28,6 +28,7 @@ from tests.integration.raw_client import (
     Bystanders,
     RawDevice,
     client_context,
+    client_hello,
     identities,
     join,
 )
@@ -566,14 +567,3 @@ class Talk(threading.Thread):
                 self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - begun)
         except Exception as problem:
             self.problem = problem
-
-
-def client_hello() -> bytes:
-    """Return the first bytes that a TLS client sends."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = client_context(ALICE).wrap_bio(incoming, outgoing)
-    try:
-        tls.do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return outgoing.read()

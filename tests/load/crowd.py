@@ -1,7 +1,8 @@
 """A process with many devices: some are only there, some talk in pairs.
 
 Reads commands from its standard input, a JSON object on each line, and answers each with a line of
-figures: ``{"talk": PER_SECOND}`` changes how often each talking device speaks, ``{}`` only asks.
+figures: ``{"talk": PER_SECOND}`` sets how often each talking device speaks, ``{"cut": PER_SECOND}``
+how often one that does not talk loses its connection and comes back at once, and ``{}`` only asks.
 Figures are of the time since the answer before. It ends with its input.
 
 A device that talks sends a packet of 100 bytes to its partner, who answers each with one of its
@@ -58,6 +59,10 @@ class Talk:
             packet = Send(device.device_id, self._partners[device].device_id, bytes(CONTENT_BYTES))
             self._heads[device] = codec.encode(packet)[:-CONTENT_BYTES]
 
+    def is_between(self, first: bytes, second: bytes) -> bool:
+        """Tell whether these are the two, in whatever order."""
+        return {first, second} == {device.device_id for device in self._partners}
+
     def speak(self, device: LoadDevice, *, asks: bool) -> None:
         """Send a packet, if both are here."""
         if device.stage is not Stage.HERE or self._partners[device].stage is not Stage.HERE:
@@ -90,6 +95,7 @@ class Crowd:
         woken_at: when the last wait ended.
         sent, received, disorder: packets since the beginning: sent, received, and those of the
             received that came twice or late.
+        intrusions: packets since the beginning from who is not the partner.
         seconds: how long each packet took.
         errors: codes of errors that close nothing.
         losses: why connections ended whose Hello had been answered.
@@ -103,7 +109,7 @@ class Crowd:
         self.now = time.monotonic
         self.woken_at = self.now()
         self.devices: list[LoadDevice] = []
-        self.sent = self.received = self.disorder = 0
+        self.sent = self.received = self.disorder = self.intrusions = 0
         self.seconds: list[float] = []
         self.errors: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
@@ -158,9 +164,24 @@ class Crowd:
 
         return speak
 
+    def cut(self, each_second: float) -> None:
+        """Have one that does not talk lose its connection so often from now on."""
+        idle = [
+            device
+            for device in self.devices
+            if device.device_id not in self._talks and device.stage is Stage.HERE
+        ]
+        if idle:
+            self.chance.choice(idle).cut()
+        self.call_at(self.now() + 1 / each_second, lambda: self.cut(each_second))
+
     def delivered(self, device: LoadDevice, packet: Send) -> None:
         """Take a packet that the realm has relayed."""
-        self._talks[device.device_id].hear(device, packet.content)
+        talk = self._talks.get(device.device_id)
+        if talk is not None and talk.is_between(device.device_id, packet.source_device):
+            talk.hear(device, packet.content)
+        else:
+            self.intrusions += 1
 
     def arrived(self, device: LoadDevice) -> None:
         """Note that a device is here."""
@@ -207,6 +228,8 @@ class Crowd:
     def _obey(self, command: dict[str, float]) -> None:
         if "talk" in command:
             self.talk(command["talk"])
+        if "cut" in command:
+            self.cut(command["cut"])
         sys.stdout.write(json.dumps(self.figures()) + "\n")
         sys.stdout.flush()
 
@@ -219,6 +242,7 @@ class Crowd:
             "sent": self.sent,
             "received": self.received,
             "disorder": self.disorder,
+            "intrusions": self.intrusions,
             "packets": len(seconds),
             "p50_ms": round(1000 * percentile(seconds, 50), 2),
             "p99_ms": round(1000 * percentile(seconds, 99), 2),

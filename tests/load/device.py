@@ -147,10 +147,11 @@ class LoadDevice:
         except OSError as problem:
             self._lost(errno.errorcode.get(problem.errno or 0, "OSError"))
 
-    def close(self) -> None:
-        """Go away, and do not come back."""
+    def cut(self) -> None:
+        """Lose the connection, as when the network changes, and come back at once."""
         self._forget_socket()
-        self._try += 1
+        self.lost_at = self._crowd.now()
+        self.connect()
 
     def _give_up(self, which_try: int) -> None:
         if which_try == self._try and self.stage not in (Stage.HERE, Stage.AWAY):
