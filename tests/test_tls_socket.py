@@ -587,17 +587,21 @@ class OnPollerTests(HalfCloseBehaviour, TestCase):
         gc.disable()
         self.addCleanup(gc.enable)
         for says_goodbye in (False, True):
-            connection, notes = self.connect()
-            tls = weakref.ref(notes.transport._tls)
-            happened = notes.happened
-            if says_goodbye:
-                in_reactor(notes.transport.loseConnection)
-            self.server.notes.remove(notes)
-            self.server.acceptors.clear()
-            del notes
-            connection.close()
-            until(lambda happened=happened: "lost" in happened, "the end of the connection")
-            until(lambda tls=tls: tls() is None, "nothing that keeps it")
+            self.connect_and_lose(says_goodbye)
+
+    def connect_and_lose(self, says_goodbye: bool) -> None:
+        """Wait until nothing is left of a connection that has ended."""
+        connection, notes = self.connect()
+        tls = weakref.ref(notes.transport._tls)
+        happened = notes.happened
+        if says_goodbye:
+            in_reactor(notes.transport.loseConnection)
+        self.server.notes.remove(notes)
+        self.server.acceptors.clear()
+        del notes
+        connection.close()
+        until(lambda: "lost" in happened, "the end of the connection")
+        until(lambda: tls() is None, "nothing that keeps it")
 
     @in_thread
     def test_nothing_is_written_before_somebody_has_shown_a_certificate(self) -> None:
