@@ -25,7 +25,8 @@ _AWAY: Final = tuple(MEANINGS[code].sentence for code in (Code.TARGET_ABSENT, Co
 """What a realm says of a device that is not there."""
 
 _LASTING: Final = (
-    # What a person has to put right: the address or its pin is wrong, or one side is too old.
+    # What a person has to put right: the address or its pin is wrong, one side is too old, or who
+    # runs the realm has to let this device in.
     "has another key than expected",
     "is no realm that this device understands",
     "shows no certificate that is valid",
@@ -34,6 +35,8 @@ _LASTING: Final = (
         for code in (
             *(Code.TLS_REQUIRED, Code.WRONG_VERSION, Code.HELLO_FIRST, Code.WRONG_DEVICE),
             *(Code.WRONG_SOURCE, Code.MALFORMED, Code.TOO_LARGE, Code.REALM_FULL),
+            *(Code.NOT_INVITED, Code.WRONG_INVITATION, Code.NOT_LISTED, Code.REVOKED),
+            Code.TOO_MANY_CONNECTIONS,
         )
     ),
 )

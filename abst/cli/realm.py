@@ -15,9 +15,12 @@ from abst.errors import AbstError, AddressError, Code
 REFUSED_STATUS = 1
 
 _STAYS = "the realm stays added, and is asked again each minute"
+_INVITE = "the realm stays added: 'abst realm add LINK' gives it a new invitation"
 _NEXT_STEPS = {
-    str(code): "the realm stays added: 'abst realm add LINK' gives it a new invitation"
-    for code in (Code.NOT_INVITED, Code.WRONG_INVITATION)
+    str(Code.NOT_INVITED): _INVITE,
+    str(Code.WRONG_INVITATION): _INVITE,
+    # It has refused nothing: it is not the one that the link means.
+    None: "ask who runs the realm for its link; 'abst realm remove' takes this one back",
 }
 
 

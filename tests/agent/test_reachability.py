@@ -31,6 +31,7 @@ LASTING = (
     connect_problem(Failure(VerificationError(errors=[])), REALM),
     explain(Code.WRONG_VERSION, "this realm speaks 2"),
     explain(Code.REALM_FULL),
+    *map(explain, (Code.NOT_INVITED, Code.WRONG_INVITATION, Code.NOT_LISTED, Code.REVOKED)),
 )
 PASSING = (
     "not connected yet",

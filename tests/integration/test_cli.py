@@ -208,7 +208,13 @@ class RealmsAndPeersTests(CommandLineTestCase):
         device = self.device("laptop")
         self.assertIn("abst realm add", device.run("realm", "list").stderr)
         address = "abst://127.0.0.1:9/"
-        self.assertEqual({"realm": address}, device.json("realm", "add", "abst://127.0.0.1:9"))
+        added = device.run("realm", "add", "abst://127.0.0.1:9")
+        self.assertEqual((0, f"added {address}\n"), (added.returncode, added.stdout))
+        self.assertIn("is the realm running?; it goes on trying", added.stderr)
+        again = device.json("realm", "add", address)
+        self.assertEqual(
+            (address, True, False), tuple(again[key] for key in ("realm", "known", "up"))
+        )
         self.assertIn(address, device.ok("realm", "list"))
         (realm,) = device.json("realm", "list")["realms"]
         self.assertEqual((address, False), (realm["realm"], realm["up"]))
@@ -257,7 +263,7 @@ class RealmsAndPeersTests(CommandLineTestCase):
         device = self.device("laptop")
         for command, words in (
             (("trust", "phone"), ("DEVICE_ID", "abst trust --help")),
-            (("realm", "add", "https://example.org"), ("ADDRESS", "abst://")),
+            (("realm", "add", "https://example.org"), ("LINK", "abst://")),
             (("peers", "add-address", "phone", "192.0.2.7"), ("HOST:PORT", "abst peers add-")),
             (("peers", "add-address", "phone", "2001:db8::1:4000"), ("brackets",)),
             (("peers", "sing"), ("sing",)),
@@ -559,9 +565,10 @@ class TalkTests(CommandLineTestCase):
         device = self.device("frank")
         pin = self.realm.address.partition("pin=")[2]
         wrong = self.realm.address.replace(pin, "A" * len(pin))
-        device.ok("realm", "add", wrong)
+        device.up()
+        self.assert_refused(device.run("realm", "add", wrong), "another key", "abst realm remove")
         device.ok("trust", NOBODY, "--name", "ghost")
-        wait_until(lambda: "another key" in device.ok("status"), "the status says so")
+        self.assertIn("another key", device.ok("status"))
         (realm,) = device.json("realm", "list")["realms"]
         self.assertFalse(realm["up"])
         self.assertIn("another key", realm["problem"])
