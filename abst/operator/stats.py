@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import click
@@ -57,11 +57,11 @@ def command(place: Place, watch: bool, count: int | None, as_json: bool) -> None
         show(describe(stats))
 
 
-def rates(place: Place) -> Iterator[dict[str, Any]]:
+def rates(place: Place, pause: Callable[[float], None] = time.sleep) -> Iterator[dict[str, Any]]:
     """Yield what goes through the realm, each time of the last seconds."""
     before = place.ask("stats")
     while True:
-        time.sleep(WATCH_SECONDS)
+        pause(WATCH_SECONDS)
         stats = place.ask("stats")
         seconds = stats["uptime_seconds"] - before["uptime_seconds"]
         if seconds <= 0:  # It was started again meanwhile.
