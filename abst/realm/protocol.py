@@ -92,6 +92,7 @@ class RealmProtocol(Protocol):
         conversation.measure_progress = getattr(
             self.transport, "measure_progress", conversation.measure_progress
         )
+        self.factory.settle()
 
     def dataReceived(self, data: bytes) -> None:
         """Feed the conversation; flush whom it has written to."""

@@ -210,6 +210,34 @@ class RealmBehaviour(Behaviour):
         self.until_there_are(0)
 
     @in_thread
+    def test_a_revoked_device_reads_so_and_is_not_let_in_again(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+
+        def revoke() -> None:
+            self.realm.access.revoke(alice.device_id, lambda is_kept: None)
+            self.factory.settle()
+
+        in_reactor(revoke)
+        for device in (alice, self.device(ALICE)):
+            device.send(Hello(alice.device_id))
+            (error,) = device.rest()
+            assert isinstance(error, Error)
+            self.assertEqual((Code.REVOKED, 60), (error.code, error.retry_after))
+            device.close()
+        bob.send_to(bob.device_id, b"undisturbed")
+        self.assertIsInstance(bob.receive(), Send)
+
+    @in_thread
+    def test_a_device_with_too_many_connections_is_told_before_it_says_anything(self) -> None:
+        self.set_limits(Limits(device_connections=2))
+        alice, _ = self.join(ALICE), self.device(ALICE)
+        (error,) = self.device(ALICE).rest()
+        assert isinstance(error, Error)
+        self.assertEqual(Code.TOO_MANY_CONNECTIONS, error.code)
+        alice.send_to(alice.device_id, b"undisturbed")
+        self.assertIsInstance(alice.receive(), Send)
+
+    @in_thread
     def test_the_reason_arrives_though_much_was_sent_after_what_was_wrong(self) -> None:
         """A socket closed with unread bytes resets the connection, and the reason is lost."""
         alice = self.join(ALICE)
