@@ -1,7 +1,8 @@
-"""Writes the manual pages abst.1 and realm.toml.5 from what the program says about itself.
+"""Writes the manual pages from what the programs say about themselves.
 
-``python docs/man/make.py FOLDER`` puts them into a folder, with abst-realm.8, which is written by
-hand. They are made anew with every package, so that they cannot say anything else than the program.
+``python docs/man/make.py FOLDER`` puts abst.1, abst-realm.8 and realm.toml.5 into a folder. They
+are made anew with every package, so that they cannot say anything else than the programs. What is
+said nowhere else stands in the files beside this one, and ends the pages.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
-from abst.cli.program import EXAMPLE, SECTIONS, program
+from abst.cli import program as device_program
+from abst.operator import program as realm_program
 from abst.realm.config import Config
 from abst.realm.limits import Limits
+from abst.realm.tap import Options
 
 FOLDER: Final = Path(__file__).parent
 
@@ -48,20 +50,18 @@ SETTINGS: Final = {
     "key": ("text", "A file with the certificate's PEM key."),
     "access": (
         "text",
-        'Which devices may use the realm. "invited", the default: those that come by an '
-        'invitation of abst-realm invite, and those that abst-realm allow names. "listed": '
-        'only the latter, and those that are known already. "open": all but those that '
-        "abst-realm revoke has shut out.",
+        'Which devices may use the realm. "invited", the default: those that come with an '
+        'invitation, and those that are allowed by their ID. "listed": those that are allowed by '
+        'their ID. "open": all. Who was revoked may not, whatever stands here.',
     ),
     "blur_addresses": (
-        "boolean",
-        "Whether addresses of devices are shortened where they are shown, and left out of the "
-        "log; true by default.",
+        "true or false",
+        "Whether devices' addresses are shortened wherever they are shown. By default true.",
     ),
     "trusted_proxies": (
         "list of texts",
-        "IP addresses of proxies that are believed when they say, by the PROXY protocol, whose "
-        "connection they pass on. None by default.",
+        "The IP addresses of proxies that are believed when they say whose connection they pass "
+        "on. By default none.",
     ),
     "log": (
         "text",
@@ -79,27 +79,6 @@ SETTINGS: Final = {
         "A Twisted endpoint description where the realm shows its metrics and how it is: a Unix "
         "socket, or a port of the machine itself. None by default.",
     ),
-    "access": (
-        "text",
-        'Which devices may use the realm. "invited", the default: those that come with an '
-        'invitation, and those that are allowed by their ID. "listed": those that are allowed by '
-        'their ID. "open": all. Who was revoked may not, whatever stands here.',
-    ),
-    "blur_addresses": (
-        "true or false",
-        "Whether devices' addresses are shortened wherever they are shown. By default true.",
-    ),
-    "trusted_proxies": (
-        "list of texts",
-        "The IP addresses of proxies that are believed when they say whose connection they pass "
-        "on. By default none.",
-    ),
-    "log": (
-        "text",
-        'How the log is written: "journal", with fields; "lines"; "json", one object for each line. '
-        'By default "auto": to the journal when systemd runs the realm, else lines.',
-    ),
-    "log_level": ("text", 'From which level on: "debug", "info" (the default), "warn", "error".'),
 }
 """The settings outside [limits]: what each one takes, and what it does."""
 
@@ -172,22 +151,65 @@ def command_text(command: click.Command, path: str) -> str:
     return text
 
 
-def abst_1() -> str:
-    """Return the manual page of the command line."""
-    text = '.TH ABST 1 "" ABST "User commands"\n'
-    text += ".SH NAME\nabst \\- private communication between devices\n"
-    text += ".SH SYNOPSIS\n\\fBabst\\fR [\\fIoptions\\fR] \\fIcommand\\fR ...\n.SH DESCRIPTION\n"
+def commands_text(
+    program: click.Group, name: str, sections: Mapping[str, tuple[str, ...]], example_text: str
+) -> str:
+    """Return what is to be said of a program: what it does, its options, its commands."""
+    text = ".SH DESCRIPTION\n"
     text += "".join(f".PP\n{paragraph}\n" for paragraph in paragraphs(program.help or ""))
-    text += example(EXAMPLE)
+    text += example(example_text)
     text += ".SH OPTIONS\n" + options_of(program)
     context = click.Context(program)
-    for section, names in SECTIONS.items():
+    for section, names in sections.items():
         text += f".SH {section.upper()}\n"
-        for name in names:
-            command = program.get_command(context, name)
+        for below in names:
+            command = program.get_command(context, below)
             assert command is not None
-            text += command_text(command, f"abst {name}")
-    text += (FOLDER / "abst.1.end").read_text("utf-8")
+            text += command_text(command, f"{name} {below}")
+    return text
+
+
+def abst_1() -> str:
+    """Return the manual page of the devices' command line."""
+    text = '.TH ABST 1 "" ABST "User commands"\n'
+    text += ".SH NAME\nabst \\- private communication between devices\n"
+    text += ".SH SYNOPSIS\n\\fBabst\\fR [\\fIoptions\\fR] \\fIcommand\\fR ...\n"
+    text += commands_text(
+        device_program.program, "abst", device_program.SECTIONS, device_program.EXAMPLE
+    )
+    return text + (FOLDER / "abst.1.end").read_text("utf-8")
+
+
+def abst_realm_8() -> str:
+    """Return the manual page of the realm, and of its operator's command line."""
+    text = '.TH ABST\\-REALM 8 "" ABST "System administration"\n'
+    text += ".SH NAME\nabst\\-realm \\- relay between devices that cannot read what it relays\n"
+    text += ".SH SYNOPSIS\n\\fBabst\\-realm\\fR [\\fIoptions\\fR] \\fIcommand\\fR ...\n.PP\n"
+    text += "\\fBsystemctl\\fR \\fIstart\\fR|\\fIstop\\fR|\\fIrestart\\fR|\\fIreload\\fR|"
+    text += "\\fIstatus\\fR \\fBabst\\-realm\\fR\n.PP\n"
+    text += "\\fBtwistd3 \\-\\-nodaemon abst\\-realm\\fR [\\fIoptions\\fR]\n"
+    text += commands_text(
+        realm_program.program, "abst-realm", realm_program.SECTIONS, realm_program.EXAMPLE
+    )
+    text += (FOLDER / "abst-realm.8.service").read_text("utf-8")
+    text += realm_options()
+    return text + (FOLDER / "abst-realm.8.end").read_text("utf-8")
+
+
+def realm_options() -> str:
+    """Return the options of the service that twistd runs."""
+    entries = [
+        (str(name), short or "", text or "") for name, short, _, text in Options.optParameters
+    ]
+    entries.append(("listen", "l", (Options.opt_listen.__doc__ or "").strip()))
+    entries.append(("version", "", (Options.opt_version.__doc__ or "").strip()))
+    text = ""
+    for name, short, meaning in entries:
+        names = [f"\\-{short}"] if short else []
+        names.append(f"\\-\\-{escape(name)}")
+        value = "" if name == "version" else f"=\\fI{name.split('-')[-1].upper()}\\fR"
+        text += ".TP\n" + ", ".join(f"\\fB{item}\\fR" for item in names) + value + "\n"
+        text += f"{escape(meaning)}\n"
     return text
 
 
@@ -225,8 +247,8 @@ def write(folder: Path) -> None:
     """Put all pages into a folder, which is made when it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "abst.1").write_text(abst_1(), "utf-8")
+    (folder / "abst-realm.8").write_text(abst_realm_8(), "utf-8")
     (folder / "realm.toml.5").write_text(realm_toml_5(), "utf-8")
-    shutil.copy(FOLDER / "abst-realm.8", folder)
 
 
 if __name__ == "__main__":

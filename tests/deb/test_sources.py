@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 import abst
 from abst.cli.program import COMMANDS
+from abst.operator import program as operator_program
 from abst.realm.capacity import files_for
 from abst.realm.config import Config
 from abst.realm.limits import Limits
@@ -90,28 +91,47 @@ class ManualTests(TestCase):
         self.assertEqual({"abst.1", "abst-realm.8", "realm.toml.5"}, found)
 
     def test_every_option_of_the_realm_is_explained(self) -> None:
-        page = (MAN / "abst-realm.8").read_text("utf-8").replace("\\", "")
-        for name, *_ in Options.optParameters:
-            self.assertIn(f"--{name}", page)
+        page = self.make.abst_realm_8().replace("\\", "")
+        service = page[page.index(".SH THE REALM ITSELF") :]
+        for name, _, _, text in Options.optParameters:
+            self.assertRegex(service, rf"--{name}fR=.+\n{re.escape(str(text))}\n")
         for name in ("listen", "version"):
-            self.assertIn(f"--{name}", page)
+            self.assertIn(f"--{name}", service)
+
+    def test_every_command_of_the_operator_is_explained(self) -> None:
+        page = self.make.abst_realm_8().replace("\\", "")
+        for name in operator_program.COMMANDS:
+            self.assertIn(f"\n.SS fBabst-realm {name}fR", page)
+        self.assertIn("abst-realm invite --note", page)
+
+    def test_no_part_of_a_page_says_what_another_does(self) -> None:
+        for page in (self.make.abst_1(), self.make.abst_realm_8(), self.make.realm_toml_5()):
+            titles = re.findall(r"^\.SH (.+)$", page, re.MULTILINE)
+            self.assertEqual(sorted(set(titles)), sorted(titles))
 
 
 class CompletionTests(TestCase):
     def complete(self, *words: str) -> list[str]:
         line = " ".join(words)
         environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-        said = run("-m", "abst.cli", _ABST_COMPLETE="bash_complete", **environment)
+        if words[0] == "abst":
+            said = run("-m", "abst.cli", _ABST_COMPLETE="bash_complete", **environment)
+        else:
+            said = run("-m", "abst.operator", _ABST_REALM_COMPLETE="bash_complete", **environment)
         return [entry.partition(",")[2] for entry in said.splitlines()]
 
-    def test_the_script_for_bash_asks_the_program(self) -> None:
+    def test_the_scripts_for_bash_ask_the_programs(self) -> None:
         script = run("-m", "abst.cli", _ABST_COMPLETE="bash_source")
         self.assertIn("_ABST_COMPLETE=bash_complete", script)
+        script = run("-m", "abst.operator", _ABST_REALM_COMPLETE="bash_source")
+        self.assertIn("_ABST_REALM_COMPLETE=bash_complete", script)
 
     def test_commands_and_options_are_completed(self) -> None:
         self.assertEqual(["realm"], self.complete("abst", "rea"))
         self.assertEqual(["add"], self.complete("abst", "realm", "ad"))
         self.assertEqual(["--foreground"], self.complete("abst", "up", "--f"))
+        self.assertEqual(["invite"], self.complete("abst-realm", "invite"))
+        self.assertEqual(["--uses"], self.complete("abst-realm", "invite", "--u"))
 
 
 class VersionTests(TestCase):
