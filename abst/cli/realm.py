@@ -14,7 +14,7 @@ from abst.errors import AbstError, AddressError, Code
 
 REFUSED_STATUS = 1
 
-_STAYS = "the realm stays added, and is asked again each minute"
+_STAYS = "the realm stays added, and is asked again every minute or two"
 _INVITE = "the realm stays added: 'abst realm add LINK' gives it a new invitation"
 _NEXT_STEPS = {
     str(Code.NOT_INVITED): _INVITE,
