@@ -19,7 +19,8 @@ from abst.operator.place import Place
 def command(place: Place, here: bool, as_json: bool) -> None:
     """List the devices that are here, allowed or revoked.
 
-    SENT is what a device has sent to others on the connections that it has now.
+    SENT is what a device has sent to others on the connections that it has now, and MONTH in this
+    month, which is counted only when a limit is set for it.
     """
     found = list(place.ask_pages("devices", "devices", "device_id", here=here))
     found.sort(key=lambda device: (not device["here"], str(device["since"] or "")))
@@ -29,7 +30,17 @@ def command(place: Place, here: bool, as_json: bool) -> None:
     if not found:
         note("no device is here" if here else "no device is known: 'abst-realm invite' invites one")
         return
-    heads = ("DEVICE", "STATE", "LAST HERE", "SINCE", "INVITATION", "CONNECTIONS", "SENT", "NOTE")
+    heads = (
+        "DEVICE",
+        "STATE",
+        "LAST HERE",
+        "SINCE",
+        "INVITATION",
+        "CONNECTIONS",
+        "SENT",
+        "MONTH",
+        "NOTE",
+    )
     show(table(heads, [_row(device) for device in found]))
 
 
@@ -43,5 +54,6 @@ def _row(device: dict[str, Any]) -> tuple[object, ...]:
         device["invitation"] or "-",
         device["connections"],
         human_size(device["sent_bytes"]),
+        "-" if device["month_bytes"] is None else human_size(device["month_bytes"]),
         device["note"],
     )

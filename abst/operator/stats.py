@@ -118,16 +118,17 @@ def describe(stats: dict[str, Any]) -> str:
         ("circuits", f"{stats['circuits_joined']} open, {_size(counters, 'circuit_bytes')} so far"),
         ("groups", f"{stats['groups']}, with {_size(stats, 'stored_bytes')} on the disk"),
         ("queues", _size(stats, "queued_bytes")),
+        *([] if stats["month_bytes"] is None else [("month", _size(stats, "month_bytes"))]),
         *_codes("dropped", counters["dropped_packets"]),
         *_codes("refused", counters["refused_packets"]),
         *_codes("closed", counters["refused_connections"]),
         (
             "affords",
-            f"{limits['connections']} connections and {limits['circuits']} circuits, "
-            f"with {files['allowed']} open files of {files['needed']} that the limits need",
+            f"{limits['connections']} connections and {limits['circuits']} circuits: "
+            f"{files['allowed']} files may be open, the limits need {files['needed']}",
         ),
     ]
-    return "\n".join(f"{name:<9}{printable(text)}" for name, text in rows)
+    return "\n".join(f"{name:<10}{printable(text)}" for name, text in rows)
 
 
 def _size(numbers: dict[str, Any], name: str) -> str:

@@ -93,6 +93,20 @@ class Meter:
             return 0.0
         return self.seconds_left()
 
+    def used(self, device_id: bytes) -> int | None:
+        """Return what counts of a device this month; None when nothing is counted."""
+        if not self.is_on:
+            return None
+        self._look_at_clock()
+        return self._by_device.get(device_id, 0)
+
+    def used_in_all(self) -> int | None:
+        """Return what counts of all devices this month; None when nothing is counted."""
+        if not self.is_on:
+            return None
+        self._look_at_clock()
+        return self._in_all
+
     def seconds_left(self) -> float:
         """Return how long this month still is."""
         return round(max(1.0, self._ends - self._wall()), 1)

@@ -28,6 +28,7 @@ HERE: dict[str, Any] = {
     "here": True,
     "connections": 1,
     "sent_bytes": 2_000_000,
+    "month_bytes": None,
     "since": "2026-11-23T10:00:00+00:00",
     "last_here": "2026-11-23",
     "invitation": "kqzvbn",
@@ -39,6 +40,7 @@ AWAY: dict[str, Any] = {
     "allowed": False,
     "here": False,
     "connections": 0,
+    "month_bytes": 5_000_000,
     "last_here": None,
     "invitation": "",
     "note": "",
@@ -66,6 +68,7 @@ STATS: dict[str, Any] = {
     "groups": 4,
     "stored_bytes": 3_000_000,
     "queued_bytes": 0,
+    "month_bytes": 7_000_000,
     "open_files": {"allowed": 1024, "needed": 17560},
     "counters": COUNTERS,
     "limits": {"connections": 300, "circuits": 60},
@@ -136,7 +139,7 @@ class ListTests(OperatorTestCase):
         self.assertIn(DEVICE, first)
         for words in ("allowed", "here", "kqzvbn", "2.0 MB", SHOWN):
             self.assertIn(words, first)
-        for words in ("revoked", "never"):
+        for words in ("revoked", "never", "5.0 MB"):
             self.assertIn(words, second)
 
     def test_pages_are_asked_for_until_there_are_no_more(self) -> None:
@@ -204,7 +207,8 @@ class StatsTests(OperatorTestCase):
             "100 packets, 5.0 kB",
             "2 queue_full",
             "9 revoked, 3 not_invited",
-            "300 connections and 60 circuits, with 1024 open files of 17560",
+            "300 connections and 60 circuits: 1024 files may be open, the limits need 17560",
+            "month     7.0 MB",
         ):
             self.assertIn(words, out)
 

@@ -18,6 +18,7 @@ from abst.identity import Identity
 from abst.packets import Hello
 from abst.realm.access import Mode
 from abst.realm.capacity import Capacity
+from abst.realm.limits import Limits
 from abst.realm.operations import NOT_KEPT, Operations, Reloaded
 from abst.realm.protocol import RealmFactory
 from abst.realm.state_folder import STORE_FILE
@@ -227,6 +228,14 @@ class DeviceTests(OperationsTestCase):
         self.assertIsNone(self.come(ALICE))
         self.assertEqual([], self.listed(here=False))
         self.assertEqual(0, self.ask("stats")["devices_here"])
+
+    def test_what_counts_of_the_month_is_told_where_it_is_counted(self) -> None:
+        self.ask("allow", device=str(ALICE), note="")
+        self.assertIsNone(self.listed(here=False)[0]["month_bytes"])
+        self.realm.use_limits(Limits(device_bytes_per_month=1000))
+        self.assertTrue(self.realm.meter.spend(ALICE, 10))
+        self.assertEqual(10, self.listed(here=False)[0]["month_bytes"])
+        self.assertEqual(10, self.ask("stats")["month_bytes"])
 
     def test_many_are_told_page_by_page(self) -> None:
         self.commands = Operations(self.service, self.factory, page=3).by_name()
