@@ -62,8 +62,19 @@ class PackagesTests(TestCase):
         found: dict[str, object] = json.loads(said[said.index("{") :])
         return found
 
-    def make_devices(self, address: str) -> None:
-        """Make two devices that use the realm and trust each other."""
+    def invite(self) -> str:
+        """Return a link for one more device, as the operator makes it."""
+        said = self.machine.run("abst-realm", "invite", "--json")
+        (link,) = json.loads(said[said.index("{") :])["links"]
+        return str(link)
+
+    def make_devices(self) -> None:
+        """Make two devices that were invited to the realm and trust each other."""
+        # A new realm has an invitation for its first device.
+        links = {
+            "phone": self.machine.run("cat", f"{STATE}/first-invitation").strip(),
+            "laptop": self.invite(),
+        }
         self.machine.run("useradd", "--create-home", "--shell", "/bin/sh", "ada")
         ids = {
             name: self.agent(name, "init", "--name", name)["device_id"]
@@ -71,7 +82,8 @@ class PackagesTests(TestCase):
         }
         for name, other in (("phone", "laptop"), ("laptop", "phone")):
             self.agent(name, "lan", "off")
-            self.agent(name, "realm", "add", address)
+            added = self.agent(name, "realm", "add", links[name])
+            self.assertTrue(added["up"], added)
             self.agent(name, "trust", str(ids[other]), "--name", other)
 
     def wait_for_devices(self, number: int) -> None:
@@ -103,7 +115,7 @@ class PackagesTests(TestCase):
         self.assertEqual(address, machine.run("cat", f"{STATE}/address").strip())
 
         # Devices use it, also through a circuit.
-        self.make_devices(address)
+        self.make_devices()
         self.wait_for_devices(2)
         self.agent("phone", "message", "laptop", "hello")
         machine.run("sh", "-c", "head -c 3000000 /dev/urandom > /tmp/photo")
