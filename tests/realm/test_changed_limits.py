@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from abst.errors import Code
 from abst.packets import (
     BackHeartbeat,
+    Circuit,
     ConnectToDevice,
     GetValue,
     GroupEpoch,
@@ -19,7 +20,7 @@ from abst.packets import (
 )
 from abst.realm.limits import Limits
 from tests.realm.group_members import Keys
-from tests.realm.memory_realm import ALICE, BOB, CAROL, Line, MemoryRealm, send
+from tests.realm.memory_realm import ALICE, BOB, CAROL, Line, MemoryLeg, MemoryRealm, send
 
 KEYS, OTHER = Keys(b"garden"), Keys(b"cellar")
 
@@ -76,6 +77,30 @@ class ChangedLimitsTests(SynchronousTestCase):
         self.change(circuit_requests_per_minute=1)
         self.alice.send(ConnectToDevice(ALICE, BOB), ConnectToDevice(ALICE, BOB))
         self.assertEqual(Code.RATE_LIMITED, getattr(self.alice.take()[1], "code", None))
+
+    def test_circuits_that_are_open_are_measured_anew(self) -> None:
+        self.alice.send(ConnectToDevice(ALICE, BOB))
+        legs = []
+        for line in (self.alice, self.bob):
+            (circuit,) = line.take()
+            assert isinstance(circuit, Circuit)
+            legs.append(MemoryLeg(self.realm, circuit.token))
+            self.assertTrue(legs[-1].come())
+        seat = legs[0].seat
+        assert seat is not None
+        opened = seat.circuit
+        now = self.realm.now
+        self.assertEqual(0.0, opened.count(10**6, now))
+        self.change(circuit_bytes_per_second=1000, device_circuit_bytes_per_day=10_000)
+        self.assertEqual(4096, opened.turn_bytes)
+        self.assertEqual(0.0, opened.count(1000, now))
+        self.assertEqual(2.0, opened.count(2000, now))
+        self.change(device_circuit_bytes_per_day=10_000)
+        self.assertEqual(0.0, opened.count(6000, now))
+        self.change(device_circuit_bytes_per_day=8000)
+        self.assertFalse(legs[0].was_reset)
+        opened.count(1, now)
+        self.assertTrue(legs[0].was_reset and legs[1].was_reset)
 
     def test_pairing_windows(self) -> None:
         self.change(pairing_requests_per_minute=1)

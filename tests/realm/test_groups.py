@@ -187,7 +187,8 @@ class FewGroupsTests(GroupsTestCase):
         for keys in (OTHER, Keys(b"second")):
             self.join(self.alice, keys=keys)
         self.alice.send(third.join(self.alice))
-        self.assertEqual([Code.GROUPS_FULL], self.alice.take_codes())
+        (error,) = self.alice.take_errors()
+        self.assertEqual((Code.GROUPS_FULL, 60), (error.code, error.retry_after))
         self.alice.send(LeaveGroup(OTHER.group))
         self.alice.take()
         self.join(self.alice, keys=third)
@@ -377,6 +378,9 @@ class RecordingValues:
         handled: the packets, with whom they came from.
         left: who has left which group, and whether it was joined still.
     """
+
+    stored_bytes = 0
+    loaded_values = 0
 
     def __init__(self) -> None:
         self.handled: list[tuple[Client, ValueRequest]] = []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,22 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import provider
 
+from abst.database import Database
 from abst.errors import Code, DatabaseError
 from abst.packets import Error, GetValue, ListValues, PutValue, ValueChanges, ValueFound, ValuePut
+from abst.realm.access import Access, Mode
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import CHANGE_BYTES, GroupRecord
+from abst.realm.store.interface import (
+    CHANGE_BYTES,
+    AccessChange,
+    DeviceRecord,
+    GroupRecord,
+    InvitationRecord,
+    Volumes,
+)
 from abst.realm.store.sqlite import MAX_FAILED_GROUPS, MAX_GATHERED, SqliteStore, _Job
-from abst.realm.store.tables import KIND, Tables
+from abst.realm.store.tables import KIND, MIGRATIONS, Tables
 from abst.realm.values.recent import MAX_SMALL_BYTES
 from abst.realm.values.values import Values
 from tests.realm.values.stage import GROUPS, NAMES, Device, Turns
@@ -138,6 +150,117 @@ class FileTests(StoreCase):
         store.put_group(RECORD, kept.append)
         self.assertEqual([False], kept)
         store._gathered = []
+
+
+ALLOWED = DeviceRecord(b"a" * 16, True, 1000, 11, "abcdef", "the cellar")
+REVOKED = DeviceRecord(b"r" * 16, False, 2000)
+LIMITED = InvitationRecord("abcdef", b"d" * 32, 3, 1000, 5000, "for the cellar")
+ENDLESS = InvitationRecord("ghijkl", b"e" * 32, 0, 1000)
+
+
+class AccessTests(StoreCase):
+    """Who may be here, and what has been sent in a month."""
+
+    def change(self, store: SqliteStore, *changes: AccessChange) -> list[bool]:
+        kept: list[bool] = []
+        for change in changes:
+            store.change_access(change, kept.append)
+        self.turns.run_until(lambda: len(kept) == len(changes))
+        return kept
+
+    def test_what_was_decided_is_there_when_it_is_opened_again(self) -> None:
+        store = self.open()
+        self.assertEqual(([], []), (list(store.devices()), list(store.invitations())))
+        used = LIMITED._replace(uses_left=2)
+        kept = self.change(
+            store,
+            AccessChange((ALLOWED._replace(is_allowed=False), REVOKED), (LIMITED, ENDLESS)),
+            AccessChange((ALLOWED,), (used,)),
+            AccessChange((), (), (ENDLESS.name, "nobody")),
+        )
+        self.assertEqual([True] * 3, kept)
+        self.close(store)
+        store = self.open()
+        self.assertEqual([ALLOWED, REVOKED], sorted(store.devices()))
+        self.assertEqual([used], list(store.invitations()))
+
+    def test_a_change_is_done_whole_or_not_at_all(self) -> None:
+        store = self.open()
+        self.change(store, AccessChange((), (LIMITED, ENDLESS)))
+        self.run_sql(store, "DROP TABLE device")
+        changes = AccessChange((ALLOWED,), (LIMITED._replace(uses_left=2),), (ENDLESS.name,))
+        self.assertEqual([False] * 2, self.change(store, changes, AccessChange((REVOKED,))))
+        self.assertEqual([(2,)], self.run_sql(store, "SELECT count(*) FROM invitation"))
+        self.assertEqual([(3,)], self.run_sql(store, "SELECT max(uses_left) FROM invitation"))
+
+    def test_a_full_disk_keeps_nothing_of_it_and_groups_go_on(self) -> None:
+        store = self.open()
+        pages = self.run_sql(store, "PRAGMA page_count")[0][0]
+        self.run_sql(store, f"PRAGMA max_page_count = {pages}")
+        crowd = [ALLOWED._replace(device=b"%16d" % number) for number in range(500)]
+        kept: list[bool] = []
+        store.put_group(RECORD, kept.append)
+        self.assertEqual([False], self.change(store, AccessChange(crowd, (LIMITED,))))
+        self.assertEqual([True], kept)
+        self.run_sql(store, "PRAGMA max_page_count = 1000000")
+        self.assertEqual([(0,)], self.run_sql(store, "SELECT count(*) FROM invitation"))
+        self.assertEqual([True], self.change(store, AccessChange(crowd, (LIMITED,))))
+
+    def test_what_comes_while_too_much_waits_is_not_kept(self) -> None:
+        store = self.open()
+        kept: list[bool] = []
+        store._gathered = [_Job(lambda *_: None, None, lambda _: None, None)] * MAX_GATHERED
+        store.change_access(AccessChange((ALLOWED,)), kept.append)
+        self.assertEqual([False], kept)
+        store._gathered = []
+
+    def test_a_process_that_is_killed_before_the_commit_has_decided_nothing(self) -> None:
+        store = self.open()
+        self.change(store, AccessChange((), (LIMITED,)))
+        # The thread is busy, so the change waits; what is on the disk is copied meanwhile.
+        busy = threading.Event()
+        store._ask(_Job(lambda *_: busy.wait(), None, lambda _: None, None))
+        access = Access(Mode.INVITED, store, lambda: 1000.0, os.urandom)
+        access._names = {hashlib.sha256(b"secret").digest(): LIMITED.name}
+        secret = LIMITED._replace(digest=hashlib.sha256(b"secret").digest())
+        access._invitations[LIMITED.name] = secret
+        self.assertIsNone(access.admit(ALLOWED.device, "secret"))
+        for end in ("", "-wal"):
+            shutil.copy(f"{self.path}{end}", f"{self.path}.killed{end}")
+        busy.set()
+        self.settle(store)
+        self.close(store)
+        self.assertEqual([ALLOWED.device], [it.device for it in self.open().devices()])
+        self.path = self.path.with_name(self.path.name + ".killed")
+        store = self.open()
+        self.assertEqual(([], [LIMITED]), (list(store.devices()), list(store.invitations())))
+
+    def test_volumes_of_one_month_are_added_to_and_of_another_put_in_their_place(self) -> None:
+        store = self.open()
+        self.assertEqual(Volumes(0, 0, {}), store.volumes())
+        kept: list[bool] = []
+        for month, in_all, by_device in (
+            (7, 3, {b"a": 1, b"b": 2}),
+            (7, 10, {b"b": 8, b"c": 1}),
+        ):
+            store.put_volumes(Volumes(month, in_all, by_device), kept.append)
+        self.close(store)
+        self.assertEqual([True] * 2, kept)
+        store = self.open()
+        self.assertEqual(Volumes(7, 10, {b"a": 1, b"b": 8, b"c": 1}), store.volumes())
+        store.put_volumes(Volumes(8, 5, {b"c": 5}), kept.append)
+        self.close(store)
+        self.assertEqual(Volumes(8, 5, {b"c": 5}), self.open().volumes())
+
+    def test_a_store_of_the_first_version_is_taken_over(self) -> None:
+        old = Database(self.path, KIND, MIGRATIONS[:1])
+        old.write("INSERT INTO peer_group VALUES (?, ?, ?, ?, ?)", RECORD)
+        old.commit()
+        old.close()
+        store = self.open()
+        self.assertEqual([RECORD], list(store.groups()))
+        self.assertEqual([], list(store.devices()))
+        self.assertEqual([True], self.change(store, AccessChange((ALLOWED,), (LIMITED,))))
 
 
 class FullDiskTests(StoreCase):

@@ -27,7 +27,7 @@ from abst.packets import (
 )
 from abst.realm.counters import Counters
 from abst.realm.limits import Limits
-from abst.realm.store.interface import CHANGE_BYTES, Change, History
+from abst.realm.store.interface import CHANGE_BYTES, Change, GroupRecord, History
 from abst.realm.store.memory import MemoryStore
 from abst.realm.values import answers
 from abst.realm.values.admission import Admission
@@ -152,6 +152,37 @@ class RefusalTests(ValuesCase):
         self.values = Values(
             self.store, Limits(all_values_bytes=most), Counters(), lambda: self.wall
         )
+        free = 5000 - CHANGE_BYTES
+        self.put(1, size=free - CHANGE_BYTES + 1)
+        self.assert_refused(Code.VALUES_FULL, 8)
+        self.put(1, size=free - CHANGE_BYTES)
+        self.assertEqual([ValuePut(GROUP, 3)], self.alice.take())
+
+    def test_the_groups_of_one_device_together_have_so_many_bytes(self) -> None:
+        most = 8000
+        self.make(device_values_bytes=most)
+        third, bob = bytes(GROUPS[2]), Device(b"bob").device_id
+        assert bob is not None
+        self.alice.makers[third] = bob  # The others she has made herself.
+        self.put(size=5000)
+        self.put(size=most - 5000 - 2 * CHANGE_BYTES, group=OTHER)
+        self.alice.take()
+        for group in (GROUP, OTHER):
+            self.put(1, size=0, group=group)
+            (error,) = self.alice.take()
+            assert isinstance(error, Error)
+            self.assertEqual((Code.VALUES_FULL, 60), (error.code, error.retry_after))
+        self.put(1, size=most - CHANGE_BYTES, group=third)
+        self.assertEqual([ValuePut(third, 1)], self.alice.take())
+        self.ask(DeleteValue(GROUP, NAMES[0], b""))
+        self.assertEqual([ValueDeleted(GROUP, 2)], self.alice.take())
+        # A realm that is started again knows who has made which group, and how much there is.
+        maker = self.alice.device_id
+        assert maker is not None
+        for group, made_by in ((GROUP, maker), (OTHER, maker), (third, bob)):
+            self.store.put_group(GroupRecord(group, 0, bytes(32), made_by), lambda is_kept: None)
+        limits = Limits(device_values_bytes=most)
+        self.values = Values(self.store, limits, Counters(), lambda: self.wall)
         free = 5000 - CHANGE_BYTES
         self.put(1, size=free - CHANGE_BYTES + 1)
         self.assert_refused(Code.VALUES_FULL, 8)
