@@ -15,7 +15,12 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionDone,
+    ConnectionLost,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -237,6 +242,8 @@ class Probe:
         factory.noisy = False
         try:
             protocol = await endpoint.connect(factory)
+        except ConnectingCancelledError:
+            raise CancelledError from None
         except ConnectError:
             raise ProbeError("no_connection") from None
         assert isinstance(protocol, ProbeDevice)

@@ -206,13 +206,13 @@ class RealmService(LoggingService):
             except Exception as error:
                 raise ConfigurationError("--listen", None, f"{description}: {error}") from None
             self._ports.append(port)
+        if self._store is not None:
+            await self._web.start(factory, self._store, self._ports)
         self.addresses = self._addresses_of(self._config)
         self._write_addresses(self.addresses)
         self._take_commands(factory)
         self._first = FirstInvitation(factory.realm.access, self.state)
         await self._introduce(self._first)
-        if self._store is not None:
-            await self._web.start(factory, self._store, self._ports)
         self._systemd.ready(lambda: f"devices here: {factory.realm.here}")
 
     def _addresses_of(self, config: Config) -> list[RealmAddress]:

@@ -53,7 +53,22 @@ _FILES: Final = {
 }
 
 
-class Shown(Resource):
+class Root(Resource):
+    """What has a path here, and a sentence for everything else."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return what answers for a path that has nothing of its own."""
+        return _Nothing()
+
+
+class _Nothing(Resource):
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        return _say(request, NOT_FOUND, "There is /, /status and /metrics.")
+
+
+class Shown(Root):
     """Something that can be looked at.
 
     Args:
@@ -61,8 +76,6 @@ class Shown(Resource):
         content: returns it; it is asked at most once a second, however many look.
         now: returns the time.
     """
-
-    isLeaf = True
 
     def __init__(
         self, kind: str, content: Callable[[], bytes], now: Callable[[], float] | None = None
@@ -90,21 +103,6 @@ class Shown(Resource):
         request.setHeader("Content-Type", self._kind)
         request.setHeader("Content-Length", str(len(self._last)))
         return self._last
-
-
-class Root(Resource):
-    """What has a path here, and a sentence for everything else."""
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return what answers for a path that has nothing of its own."""
-        return _Nothing()
-
-
-class _Nothing(Resource):
-    isLeaf = True
-
-    def render_GET(self, request: Request) -> bytes:
-        return _say(request, NOT_FOUND, "There is /, /status and /metrics.")
 
 
 class ShownRequest(Request):
