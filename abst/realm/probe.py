@@ -34,7 +34,7 @@ from abst.packets import PROTOCOL_VERSION, BackHeartbeat, Error, Hello, Send
 from abst.realm.timings import Timings
 from abst.tls import realm_client_creator
 
-PROBE_SECONDS: Final = 15.0
+PAUSE_SECONDS: Final = 15.0
 PATIENCE_SECONDS: Final = 5.0
 """How long one probe may take: whoever waits longer for a realm takes it for dead."""
 
@@ -136,6 +136,8 @@ class Probe:
         reactor: the reactor.
         where: returns the address of the realm's port, with the pin of what it shows.
         own_devices: the realm's set of its own devices; the two are put there.
+        pause_seconds: how long it is from the beginning of one probe to that of the next.
+        patience_seconds: how long one may take.
 
     Attributes:
         relay_seconds: how long a packet took there and back.
@@ -147,7 +149,12 @@ class Probe:
     log = Logger(namespace="abst.realm")
 
     def __init__(
-        self, reactor: Any, where: Callable[[], RealmAddress], own_devices: set[bytes]
+        self,
+        reactor: Any,
+        where: Callable[[], RealmAddress],
+        own_devices: set[bytes],
+        pause_seconds: float = PAUSE_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.relay_seconds = Timings()
         self.entry_seconds = Timings()
@@ -156,6 +163,8 @@ class Probe:
         self._reactor = reactor
         self._where = where
         self._own_devices = own_devices
+        self._pause_seconds = pause_seconds
+        self._patience_seconds = patience_seconds
         self._pair = Identity.generate(), Identity.generate()
         self._loop = LoopingCall(self._probe)
         self._loop.clock = reactor
@@ -165,7 +174,7 @@ class Probe:
     def start(self) -> None:
         """Probe now, and every some seconds."""
         self._own_devices.update(bytes(identity.device_id) for identity in self._pair)
-        self._ended = self._loop.start(PROBE_SECONDS)
+        self._ended = self._loop.start(self._pause_seconds)
 
     async def stop(self) -> None:
         """Probe no more; returns when both connections have ended."""
@@ -184,7 +193,7 @@ class Probe:
         """Do it once, and note how it went."""
         devices: list[ProbeDevice] = []
         self._current = ensureDeferred(self._talk(devices))
-        self._current.addTimeout(PATIENCE_SECONDS, self._reactor)
+        self._current.addTimeout(self._patience_seconds, self._reactor)
         try:
             await self._current
             self._went_well()
