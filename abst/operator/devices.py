@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -10,6 +10,11 @@ from abst.cli.example import WithExample
 from abst.cli.output import human_size, json_option, note, show, show_document
 from abst.operator.lines import moment, table
 from abst.operator.place import Place
+
+HEADS: Final = (
+    *("DEVICE", "STATE", "LAST HERE", "SINCE", "INVITATION"),
+    *("CONNECTIONS", "SENT", "MONTH", "NOTE"),
+)
 
 
 @click.command(cls=WithExample, example="abst-realm devices\nabst-realm devices --here --json")
@@ -30,18 +35,7 @@ def command(place: Place, here: bool, as_json: bool) -> None:
     if not found:
         note("no device is here" if here else "no device is known: 'abst-realm invite' invites one")
         return
-    heads = (
-        "DEVICE",
-        "STATE",
-        "LAST HERE",
-        "SINCE",
-        "INVITATION",
-        "CONNECTIONS",
-        "SENT",
-        "MONTH",
-        "NOTE",
-    )
-    show(table(heads, [_row(device) for device in found]))
+    show(table(HEADS, [_row(device) for device in found]))
 
 
 def _row(device: dict[str, Any]) -> tuple[object, ...]:

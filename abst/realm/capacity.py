@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, NamedTuple
 
+from abst.open_files import allow_open_files
 from abst.realm.limits import Limits
 from abst.realm.pipes import MAX_PIPES
 from abst.realm.protocol import hard_limit_of
@@ -52,3 +53,14 @@ def limits_within(limits: Limits, files: int) -> tuple[Limits, int]:
         circuits=int(limits.circuits * share),
     )
     return lowered, pipes
+
+
+def afford(limits: Limits) -> tuple[Capacity, Limits, int]:
+    """Have the system allow what limits need, as far as it does.
+
+    Returns:
+        How many files may be open, the limits that these leave, and how many pipes there may be.
+    """
+    needed = files_for(limits)
+    allowed = allow_open_files(needed)
+    return Capacity(allowed, needed), *limits_within(limits, allowed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from abst.address import RealmAddress
 from abst.realm.access import Access, Mode
@@ -30,6 +31,8 @@ class FirstInvitation:
         folder: the state folder.
     """
 
+    log = Logger(namespace="abst.realm")
+
     def __init__(self, access: Access, folder: Path) -> None:
         self._access = access
         self.path = folder / INVITATION_FILE
@@ -40,9 +43,6 @@ class FirstInvitation:
 
         Returns:
             The addresses with it; none when none is needed, or it cannot be kept.
-
-        Raises:
-            OSError: the file cannot be written; the invitation is good for nobody then.
         """
         access = self._access
         before = [record.name for record in access.invitations() if record.note == NOTE]
@@ -58,13 +58,20 @@ class FirstInvitation:
         invitation = access.invite(1, None, NOTE, kept.callback)
         if not await kept:
             self._forget()
+            self.log.error("there is no link for a first device: the disk takes nothing")
             return []
         links = [replace(address, invitation=invitation.text) for address in addresses]
         try:
             write_secret(self.path, "".join(f"{address.link}\n" for address in links))
-        except OSError:
+        except OSError as error:
+            # Nobody would know it, or somebody who should not.
             access.withdraw(invitation.record.name, _ignore)
-            raise
+            self.log.error(
+                "there is no link for a first device: {path}: {problem}",
+                path=str(self.path),
+                problem=error.strerror,
+            )
+            return []
         return links
 
     def _came(self, record: DeviceRecord) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import signal
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,12 @@ from abst.control import ControlFactory, make_room
 from abst.errors import AbstError, ConfigurationError
 from abst.identity import Identity
 from abst.logs import LoggingService
-from abst.logs.journal import is_journal
-from abst.open_files import allow_open_files
-from abst.realm.access import Mode
 from abst.realm.backup import remove_snapshots
-from abst.realm.capacity import Capacity, files_for, limits_within
+from abst.realm.capacity import Capacity, afford
 from abst.realm.config import Config
 from abst.realm.first_invitation import FirstInvitation
 from abst.realm.gate import address_of
+from abst.realm.introduction import introduction, reachable_host, write_line
 from abst.realm.limits import Limits
 from abst.realm.operations import Operations, Reloaded
 from abst.realm.protocol import RealmFactory
@@ -51,23 +46,6 @@ from abst.systemd import SystemdNotifier
 from abst.tls import realm_server_context
 
 GOODBYE_SECONDS = 3.0
-STANDARD_OUTPUT = 1
-
-MEANINGS = {
-    Mode.OPEN: "open: every device that knows this address may use this realm",
-    Mode.INVITED: "for invited devices: 'abst-realm invite' makes a link for one",
-    Mode.LISTED: "for listed devices: 'abst-realm allow DEVICE_ID' lets one in",
-}
-"""What is said under the address."""
-
-
-def write_line(text: str) -> None:
-    """Write a line to the terminal, past ``twistd``, which turns ``print`` into log lines."""
-    stream = sys.__stdout__
-    if stream is not None:
-        with contextlib.suppress(OSError, ValueError):
-            stream.write(text + "\n")
-            stream.flush()
 
 
 class RealmService(LoggingService):
@@ -177,11 +155,9 @@ class RealmService(LoggingService):
 
     def _affordable(self, limits: Limits) -> tuple[Limits, int]:
         """Return the limits that the system's own limit of open files leaves, and of pipes."""
-        files = allow_open_files(files_for(limits))
-        self.capacity = Capacity(files, files_for(limits))
-        affordable, pipes = limits_within(limits, files)
+        self.capacity, affordable, pipes = afford(limits)
         numbers = {
-            "files": files,
+            "files": self.capacity.allowed,
             "connections": affordable.connections,
             "circuits": affordable.circuits,
         }
@@ -211,8 +187,14 @@ class RealmService(LoggingService):
         self.addresses = self._addresses_of(self._config)
         self._write_addresses(self.addresses)
         self._take_commands(factory)
+        for address in self.addresses:
+            self.log.info("listening as {address}", address=str(address))
         self._first = FirstInvitation(factory.realm.access, self.state)
-        await self._introduce(self._first)
+        links = await self._first.renew(self.addresses)
+        for line in introduction(
+            self.addresses, links, self._first.path, self._config.access, self._environment
+        ):
+            self._write(line)
         self._systemd.ready(lambda: f"devices here: {factory.realm.here}")
 
     def _addresses_of(self, config: Config) -> list[RealmAddress]:
@@ -227,36 +209,6 @@ class RealmService(LoggingService):
 
     def _write_addresses(self, addresses: Sequence[RealmAddress]) -> None:
         (self.state / ADDRESS_FILE).write_text("".join(f"{address}\n" for address in addresses))
-
-    async def _introduce(self, first: FirstInvitation) -> None:
-        """Say where the realm is, and who may use it."""
-        for address in self.addresses:
-            self.log.info("listening as {address}", address=str(address))
-        links = await self._renew(first)
-        # Nobody clears a journal of what should not have been written there.
-        is_shown = links and not is_journal(self._environment, STANDARD_OUTPUT)
-        for address in links if is_shown else self.addresses:
-            self._write(address.link)
-        if is_shown:
-            self._write("this link lets one device in; 'abst-realm invite' makes another")
-        elif links:
-            self._write(
-                f"the link for the first device stands in {first.path}; "
-                "'abst-realm invite' makes another"
-            )
-        else:
-            self._write(MEANINGS[self._config.access])
-
-    async def _renew(self, first: FirstInvitation) -> list[RealmAddress]:
-        try:
-            return await first.renew(self.addresses)
-        except OSError as error:
-            self.log.error(
-                "there is no link for a first device: {path}: {problem}",
-                path=str(first.path),
-                problem=error.strerror,
-            )
-            return []
 
     def _take_commands(self, factory: RealmFactory) -> None:
         """Listen for the operator's commands, and for the signal to read the configuration."""
@@ -331,7 +283,7 @@ class RealmService(LoggingService):
             factory.realm.access.set_mode(config.access)
             factory.settle()
         if outdates_link:
-            await self._renew(self._first)
+            await self._first.renew(addresses)
         return Reloaded(changed, [name for name in different(old, wanted) if name in NEED_RESTART])
 
     def _hung_up(self, number: int, frame: object) -> None:
@@ -394,17 +346,3 @@ def _certificate_of(config: Config) -> bytes:
         if path is not None:
             digest.update(path.read_bytes())
     return digest.digest()
-
-
-def reachable_host(bound: str) -> str:
-    """Return the host under which others reach a port that is bound to an address.
-
-    A port bound to one address is reached there. One bound to all is reached at the address from
-    which this machine would send to the world; asking for it sends nothing.
-    """
-    if bound not in ("0.0.0.0", "::", ""):
-        return bound
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # RFC 5737: an address that is nobody's
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"

@@ -30,7 +30,7 @@ from abst.realm.access import Mode
 from abst.realm.config import Config
 from abst.realm.limits import Limits
 from abst.realm.operations import Reloaded
-from abst.realm.service import RealmService, reachable_host
+from abst.realm.service import RealmService
 from abst.realm.state_folder import (
     ADDRESS_FILE,
     CONTROL_SOCKET,
@@ -291,6 +291,13 @@ class FirstInvitationTests(ServiceTestCase):
         self.assertIn("for invited devices", self.written[1])
         self.stop(third)
 
+    def test_one_that_cannot_be_written_down_is_good_for_nobody(self) -> None:
+        (self.state / INVITATION_FILE).mkdir(parents=True)
+        service = self.begin()
+        self.assertEqual([], self.invitations(service))
+        self.assertEqual(str(service.addresses[0]), self.written[0])
+        self.stop(service)
+
     def test_a_journal_is_told_where_it_stands(self) -> None:
         found = os.fstat(1)
         service = self.begin({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
@@ -479,15 +486,3 @@ class ReloadTests(ServiceTestCase):
         failure = self.failureResultOf(ensureDeferred(service.reload()), AbstError)
         self.assertIn("without a configuration file", str(failure.value))
         self.stop(service)
-
-
-class ReachableHostTests(SynchronousTestCase):
-    def test_a_port_of_one_address_is_reached_there(self) -> None:
-        for bound in ("127.0.0.1", "192.0.2.9", "::1", "2001:db8::9"):
-            self.assertEqual(bound, reachable_host(bound))
-
-    def test_a_port_of_all_addresses_is_reached_at_one(self) -> None:
-        for bound in ("", "0.0.0.0", "::"):
-            found = reachable_host(bound)
-            self.assertNotIn(found, ("", "0.0.0.0", "::"))
-            socket.inet_aton(found)
