@@ -28,6 +28,9 @@ EVENTS_PER_TURN: Final = 256
 TURN_SECONDS: Final = 0.003
 """After how long no other one is called before it is looked who else is ready."""
 
+HEAD_START_BYTES: Final = 16384
+"""How much less than others somebody has read to be called before all of them."""
+
 LEAST_TURN_BYTES: Final = 512
 """As how much a turn counts in which less was read: it costs system calls all the same."""
 
@@ -90,7 +93,7 @@ class Poller:
         self._masks: dict[int, int] = {}
         self._descriptors: dict[int, Any] = {}
         self._seconds = seconds
-        self._shares: Shares[int] = Shares()
+        self._shares: Shares[int] = Shares(HEAD_START_BYTES)
         self.polling = False
         self.is_busy = False
         self.callLater = reactor.callLater

@@ -72,6 +72,7 @@ class Leg(Protocol):
 
     Attributes:
         story: the same.
+        device: whose it is.
         socket: the bare TCP socket of a plain leg; None inside TLS.
     """
 
@@ -80,6 +81,7 @@ class Leg(Protocol):
     ) -> None:
         self.factory = factory
         self.story = story
+        self.device = seat.device
         self.transport: Any = transport
         handle = transport.getHandle()
         self.socket = handle if _is_plain(transport) else None
@@ -185,24 +187,42 @@ class Farewell(Protocol):
 
 
 class CountedEnd(End):
-    """One end of a circuit whose bytes go through user space, within the circuit's limits."""
+    """One end of a circuit whose bytes go through user space, within the limits.
 
-    def __init__(self, factory: Any, circuit: Circuit) -> None:
+    Args:
+        factory: the realm's.
+        circuit: which one.
+        device: whose end it is.
+
+    Attributes:
+        is_held: whether its device, or all of them, send too fast for it to be read from.
+    """
+
+    def __init__(self, factory: Any, circuit: Circuit, device: bytes) -> None:
         super().__init__()
         self._factory = factory
         self._circuit = circuit
+        self._device = device
         self._is_full = False
-        self._is_held = False
+        self._is_too_fast = False
+        self.is_held = False
 
     def dataReceived(self, data: bytes) -> None:
         """Count bytes, and pass them on unless they were too many."""
-        wait = self._circuit.count(len(data), self._factory.now())
+        count, now = len(data), self._factory.now()
+        wait = self._circuit.count(count, now)
         if self._circuit.state is not State.JOINED:
             self._factory.settle()
             return
         super().dataReceived(data)
-        if wait:
-            self._hold(wait)
+        if wait and not self._is_too_fast:
+            self._is_too_fast = True
+            super().pauseProducing()
+            self._factory.realm.deadlines.add(now + wait, self._slow_again)
+        shaper = self._factory.realm.shaper
+        is_held = shaper.is_on and shaper.spend(self, self._device, count, 0, count, now)
+        if wait or is_held:
+            self._factory.settle()
 
     def pauseProducing(self) -> None:
         """Stop reading: the other end does not take as much."""
@@ -212,8 +232,17 @@ class CountedEnd(End):
     def resumeProducing(self) -> None:
         """Read on, unless it would be too fast."""
         self._is_full = False
-        if not self._is_held:
-            super().resumeProducing()
+        self._read_on()
+
+    def hold(self) -> None:
+        """Stop reading: the device sends too fast."""
+        self.is_held = True
+        super().pauseProducing()
+
+    def release(self, now: float) -> None:
+        """Read on."""
+        self.is_held = False
+        self._read_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the circuit with the later one of the two."""
@@ -223,23 +252,18 @@ class CountedEnd(End):
             self._circuit.ended()
             self._factory.settle()
 
-    def _hold(self, seconds: float) -> None:
-        if not self._is_held:
-            self._is_held = True
-            super().pauseProducing()
-            realm = self._factory.realm
-            realm.deadlines.add(self._factory.now() + seconds, self._release)
-            self._factory.settle()
+    def _slow_again(self, now: float) -> None:
+        self._is_too_fast = False
+        self._read_on()
 
-    def _release(self, now: float) -> None:
-        self._is_held = False
-        if not self._is_full:
+    def _read_on(self) -> None:
+        if not (self._is_full or self._is_too_fast or self.is_held):
             super().resumeProducing()
 
 
 def join_in_user_space(factory: Any, legs: tuple[Leg, Leg], circuit: Circuit) -> None:
     """Join two legs of any kind."""
-    ends = [CountedEnd(factory, circuit) for _ in legs]
+    ends = [CountedEnd(factory, circuit, leg.device) for leg in legs]
     ends[0].join(ends[1])
     early = [leg.give(end) for leg, end in zip(legs, ends, strict=True)]
     for leg, end in zip(legs, ends, strict=True):

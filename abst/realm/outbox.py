@@ -15,6 +15,9 @@ from typing import Final, Generic, Protocol, TypeVar
 from abst.shares import Shares
 
 MAX_CONTROL_BYTES: Final = 65536
+HEAD_START_BYTES: Final = 16384
+"""How much less than others a sender has sent to come before all of them."""
+
 NEWCOMERS_SHARE: Final = 8
 """As one in so many parts of the room, there is more for those who come when it has been filled."""
 
@@ -181,14 +184,13 @@ class _Contest(Generic[Source]):
     """The runs of several senders that wait for one reader, and whose is next."""
 
     def __init__(self) -> None:
-        self._shares: Shares[bytes | None] = Shares()
+        self._shares: Shares[bytes | None] = Shares(HEAD_START_BYTES)
         self._lines: dict[bytes | None, _Line[Source]] = {}
         # The first run of each line: its start, its number, and whose it is.
         self._heads: list[tuple[int, int, bytes | None]] = []
         self._number = 0
         # Where the newest of the realm's own runs starts, and where it ends.
-        self._own_start = 0
-        self._own_end = 0
+        self._own_start = self._own_end = self._shares.start_of(None)
 
     def waiting_bytes(self, source: Source) -> int:
         """Return how much of a sender waits."""
@@ -212,7 +214,7 @@ class _Contest(Generic[Source]):
             self._own_end = start + len(run)
         else:
             # Not before any of the realm's own that waits: who sends this may know of it.
-            start = self._own_start if None in self._lines else 0
+            start = self._own_start if None in self._lines else self._shares.start_of(owner)
         line.runs.append((self._number, start, run, count, source))
         line.waiting_bytes += len(run)
         if is_first:

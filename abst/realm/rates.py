@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 DAY_SECONDS = 86400.0
 
 
@@ -9,22 +11,41 @@ class Rate:
     """A bucket of bytes that may be overdrawn: who has taken too much waits until it is even.
 
     Args:
-        per_second: how fast the bucket fills; it holds what comes in a second.
+        per_second: how fast the bucket fills.
+        now: the time.
+        burst_seconds: in how long it is full; it holds that much.
+        most_seconds: how long anybody has to wait at most, whatever has been taken.
     """
 
-    __slots__ = ("_at", "_left", "_per_second")
+    __slots__ = ("_at", "_burst", "_least", "_left", "_per_second")
 
-    def __init__(self, per_second: float, now: float) -> None:
+    def __init__(
+        self,
+        per_second: float,
+        now: float,
+        *,
+        burst_seconds: float = 1.0,
+        most_seconds: float = math.inf,
+    ) -> None:
         self._per_second = per_second
-        self._left = per_second
+        self._burst = self._left = per_second * burst_seconds
+        self._least = -per_second * most_seconds
         self._at = now
 
     def take(self, count: int, now: float) -> float:
         """Count bytes that have gone; return how long none may follow."""
-        grown = self._left + max(0.0, now - self._at) * self._per_second
-        self._left = min(self._per_second, grown) - count
+        self._left = max(self._least, self.left(now) - count)
         self._at = now
         return max(0.0, -self._left / self._per_second)
+
+    def left(self, now: float) -> float:
+        """Return how many bytes may go at once; less than none when too many have gone."""
+        grown = self._left + max(0.0, now - self._at) * self._per_second
+        return min(self._burst, grown)
+
+    def wait(self, now: float) -> float:
+        """Return how long nothing may go."""
+        return max(0.0, -self.left(now) / self._per_second)
 
 
 class DayVolume:

@@ -22,6 +22,7 @@ from abst.realm.limits import Limits
 from abst.realm.meter import Meter
 from abst.realm.news import NewsEncoder
 from abst.realm.pairing_windows import PairingWindows
+from abst.realm.shaper import Shaper
 from abst.realm.store.interface import Store
 from abst.realm.store.memory import MemoryStore
 from abst.realm.switchboard import MemorySwitchboard, Switchboard
@@ -67,6 +68,7 @@ class Realm:
     groups: Groups = field(init=False)
     windows: PairingWindows = field(init=False)
     circuits: Circuits = field(init=False)
+    shaper: Shaper = field(init=False)
     meter: Meter = field(init=False)
     is_metered: bool = field(init=False)
     by_device: dict[bytes, set[Conversation]] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Realm:
         self.access.present = self._present
         self.meter = Meter(self.limits, self.store, self.wall, self.access.own_devices)
         self.is_metered = self.meter.is_on
+        self.shaper = Shaper(self.limits, self.deadlines, self.access.own_devices)
         self.groups = Groups(self.limits, self.store, self.counters, self.wall)
         self.windows = PairingWindows(self.limits, self.random_fraction)
         self.circuits = Circuits(
@@ -141,6 +144,7 @@ class Realm:
         self.limits = limits
         self.meter.use_limits(limits)
         self.is_metered = self.meter.is_on
+        self.shaper.use_limits(limits)
         self.groups.use_limits(limits)
         self.windows.use_limits(limits)
         self.circuits.use_limits(limits)

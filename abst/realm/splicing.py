@@ -69,12 +69,13 @@ class _Side:
         "_circuit",
         "_copied",
         "_descriptors",
+        "_device",
         "_factory",
         "_has_ended",
         "_in_pipe",
         "_is_gone",
-        "_is_held",
         "_is_reading",
+        "_is_too_fast",
         "_kept_bytes",
         "_number",
         "_pace",
@@ -82,6 +83,7 @@ class _Side:
         "_pipes",
         "_socket",
         "_transport",
+        "is_held",
         "other",
         "turn_bytes",
     )
@@ -98,6 +100,7 @@ class _Side:
         self._pace = pace_of(descriptors)
         self._pipes = pipes
         self._circuit = circuit
+        self._device = leg.device
         self._transport = leg.transport
         self._socket = leg.socket
         self._number = leg.socket.fileno()
@@ -106,9 +109,10 @@ class _Side:
         self._copied: bytes | memoryview = b""
         self._kept_bytes = 0
         self._is_reading = False
-        self._is_held = False
+        self._is_too_fast = False
         self._has_ended = False
         self._is_gone = False
+        self.is_held = False
         self.turn_bytes = 0
 
     def begin(self, early: bytes) -> None:
@@ -124,6 +128,18 @@ class _Side:
         for side in (self, self.other):
             side._leave()
             side._transport.abortConnection()
+
+    # What slows it down.
+
+    def hold(self) -> None:
+        """Stop reading: the device sends too fast."""
+        self.is_held = True
+        self._choose_to_read()
+
+    def release(self, now: float) -> None:
+        """Read on."""
+        self.is_held = False
+        self._choose_to_read()
 
     # As the protocol of Twisted's transport, and as a descriptor.
 
@@ -162,7 +178,7 @@ class _Side:
         if pipe is None:
             self._copy()
             return
-        most = self._circuit.turn_bytes
+        most = min(self._circuit.turn_bytes, self._factory.realm.shaper.turn_bytes)
         if self._pace.is_busy:
             most = min(most, BUSY_BYTES)
         if self._pipes.is_reserve(pipe) and self._pipes.kept_bytes >= KEPT_BYTES:
@@ -255,9 +271,8 @@ class _Side:
 
     def _choose_to_read(self) -> None:
         """Read from this side, unless something is in the way."""
-        reads = not (
-            self._has_ended or self._is_gone or self._is_held or self._in_pipe or self._copied
-        )
+        is_slowed = self._is_too_fast or self.is_held
+        reads = not (self._has_ended or self._is_gone or is_slowed or self._in_pipe or self._copied)
         if reads != self._is_reading:
             self._is_reading = reads
             if reads:
@@ -266,16 +281,19 @@ class _Side:
                 self._descriptors.removeReader(self)
 
     def _count(self, count: int) -> None:
-        wait = self._circuit.count(count, self._factory.now())
-        if wait and not self._is_held:
-            self._is_held = True
+        now = self._factory.now()
+        wait = self._circuit.count(count, now)
+        if wait and not self._is_too_fast:
+            self._is_too_fast = True
             self._choose_to_read()
-            self._factory.realm.deadlines.add(self._factory.now() + wait, self._release)
-        if wait or self._circuit.state is not State.JOINED:
+            self._factory.realm.deadlines.add(now + wait, self._slow_again)
+        shaper = self._factory.realm.shaper
+        is_held = shaper.is_on and shaper.spend(self, self._device, count, 0, count, now)
+        if wait or is_held or self._circuit.state is not State.JOINED:
             self._factory.settle()
 
-    def _release(self, now: float) -> None:
-        self._is_held = False
+    def _slow_again(self, now: float) -> None:
+        self._is_too_fast = False
         self._choose_to_read()
 
     def _end(self) -> None:
