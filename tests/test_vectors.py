@@ -36,6 +36,8 @@ from abst.packets import (
     Error,
     Packet,
 )
+from abst.realm.access import Mode
+from tests.realm.group_members import device_of
 from tests.realm.memory_realm import Line, MemoryRealm
 
 ROOT = Path(__file__).parent.parent
@@ -404,6 +406,12 @@ class RealmTests(TestCase):
                         self.received(items, line)
                     case {"leaves": True}:
                         line.disconnect()
+                    case {"revoked": True}:
+                        realm.core.access.revoke(device_of(line), lambda is_kept: None)
+                        realm.settle()
+                    case {"mode": mode}:
+                        realm.core.access.set_mode(Mode(mode))
+                        realm.settle()
                     case {"closed": True}:
                         self.assertEqual("closed", line.ended)
                     case _:

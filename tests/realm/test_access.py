@@ -350,6 +350,21 @@ class DiskTests(AccessCase):
         self.assertEqual(Code.REVOKED, self.access.refusal_of(ALICE))
         self.assertEqual(Code.REVOKED, self.again().refusal_of(ALICE))
 
+    def test_what_is_refused_at_once_undoes_nothing_that_was_asked_for_before(self) -> None:
+        self.store.is_slow = True
+        for device in (ALICE, BOB):
+            self.access.allow(device, "", ignore)
+        self.store.change_access = lambda change, done: done(False)
+        self.access.allow(ALICE, "another note", ignore)
+        self.access.revoke(BOB, ignore)
+        self.assertTrue(self.access.is_admitted(ALICE))
+        self.assertEqual(Code.REVOKED, self.access.refusal_of(BOB))
+        for _ in range(2):
+            self.store.answer_access()
+        self.access.allow(BOB, "", ignore)
+        self.assertTrue(self.access.is_admitted(ALICE))
+        self.assertEqual(Code.REVOKED, self.access.refusal_of(BOB))
+
 
 DEVICES = [bytes(DeviceID.of_key(b"device %d" % number)) for number in range(4)]
 devices = st.sampled_from(DEVICES)
