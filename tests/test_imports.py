@@ -76,6 +76,7 @@ PURE = (
     "abst.realm.realm",
     "abst.realm.refusal",
     "abst.realm.requests",
+    "abst.realm.shaper",
     "abst.realm.store.interface",
     "abst.realm.store.memory",
     "abst.realm.switchboard",
