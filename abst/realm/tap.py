@@ -86,7 +86,9 @@ def makeService(options: Options) -> Any:
     from twisted.internet import reactor
 
     from abst.realm.service import RealmService
+    from abst.steady_clock import use_steady_clock
 
+    use_steady_clock(reactor)
     read_again = options.configure if options["config"] else None
     service = RealmService(reactor, options.config, read_again=read_again)
     service.log_output = options.open_log()
