@@ -237,7 +237,9 @@ class SqliteStore:
         if now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             self.log.error(
-                "not everything can be kept or read at the moment: {problem}", problem=problem
+                "not everything can be kept or read at the moment ({problem}); make room on the "
+                "disk, or see what is wrong with it",
+                problem=problem,
             )
 
     def _end(self) -> None:
