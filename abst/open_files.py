@@ -42,3 +42,22 @@ def count_open_files() -> int | None:
         return len(os.listdir("/proc/self/fd")) - 1
     except OSError:
         return None
+
+
+def files_are_scarce(spare: int) -> bool:
+    """Tell whether no more than that many files can be opened now, where the system tells.
+
+    It gives the lowest number that is free to each new file, so what the next one gets is what
+    counts: the limit may have been lowered since files were opened.
+    """
+    try:
+        import resource
+    except ImportError:
+        return False
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    os.close(number)
+    return limit != resource.RLIM_INFINITY and number >= limit - spare
