@@ -29,7 +29,7 @@ def command(place: Place, file: Path, state: Path | None, force: bool, as_json: 
     that have seen newer values than the backup has take the realm for one that lies, and say so to
     their owners.
     """
-    from abst.realm.backup import restore
+    from abst.realm.restore import restore
 
     if state is not None:
         place = replace(place, state=state.expanduser())

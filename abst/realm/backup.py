@@ -1,8 +1,8 @@
 """A copy of a realm in one file: its identity, and its database as it was at one moment.
 
-Owns the file's form, and that nothing is restored of a file that is not whole. The copy of the
-database is SQLite's own, made while the realm writes on: what was acknowledged before it began is
-in it. A backup has the realm's key in it, and is for its owner's eyes only.
+Owns the file's form. The copy of the database is SQLite's own, made while the realm writes on: what
+was acknowledged before it began is in it. A backup has the realm's key in it, and is for its
+owner's eyes only. ``restore`` puts one back.
 
 The file is a tar archive of ``identity.pem``, ``groups.db`` and, last, ``manifest.json``, which
 says when it was made, by which version, and the SHA-256 of the others and of itself.
@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sqlite3
 import stat
 import tarfile
@@ -30,7 +29,6 @@ from abst import __version__
 from abst.errors import AbstError
 from abst.identity import Identity
 from abst.realm.state_folder import IDENTITY_FILE, LOCK_FILE, STORE_FILE
-from abst.realm.store.tables import KIND, Tables
 
 MANIFEST_FILE: Final = "manifest.json"
 
@@ -57,7 +55,7 @@ class Backup(NamedTuple):
 
 
 class BackupError(AbstError):
-    """A backup cannot be made, or is not whole; nothing has changed."""
+    """A backup cannot be made, or not be restored; nothing has changed."""
 
 
 def snapshot(database: Path, target: Path) -> None:
@@ -121,7 +119,7 @@ def stopped_realm(state: Path) -> Iterator[None]:
         yield  # No realm has ever been started there.
         return
     except OSError as error:
-        raise BackupError(_denied(state, error)) from None
+        raise BackupError(denied(state, error)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -151,7 +149,7 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
         identity = Identity.load(state / IDENTITY_FILE)
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
-            with os.fdopen(descriptor, "wb") as out, _open(database) as content:
+            with os.fdopen(descriptor, "wb") as out, open_plain(database) as content:
                 backup = _write(out, identity, content)
                 out.flush()
                 os.fsync(out.fileno())
@@ -162,51 +160,10 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
-        raise BackupError(_denied(error.filename or target, error)) from None
+        raise BackupError(denied(error.filename or target, error)) from None
     return backup
-
-
-def restore(source: Path, state: Path, *, replaces: bool = False) -> tuple[Backup, Path | None]:
-    """Put a backup where a realm finds it; everything is checked before anything changes.
-
-    Args:
-        source: the backup.
-        state: the state folder, which is made when it is missing. Its owner stays the same.
-        replaces: whether there may be a state already; it is kept beside.
-
-    Returns:
-        What was restored, and where that is which was there before: None when there was nothing.
-
-    Raises:
-        BackupError: the file is not whole, a realm is running, or something is there already.
-    """
-    state = state.absolute()
-    try:
-        with stopped_realm(state):
-            owner = state.stat() if state.exists() else None
-            occupied = owner is not None and any(state.iterdir())
-            if occupied and not replaces:
-                raise BackupError(
-                    f"{state} is not empty: --force keeps what is there beside it, under a new name"
-                )
-            if owner is None:
-                state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{state.name}-", dir=state.parent))
-            try:
-                backup = _read(source, draft)
-                if owner is not None and os.geteuid() == 0:
-                    for path in (draft, *draft.iterdir()):
-                        os.chown(path, owner.st_uid, owner.st_gid)
-                aside = _put_aside(state) if occupied else None
-                _move_in(draft, state, aside)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-            _sync_folder(state.parent)
-    except OSError as error:
-        raise BackupError(_denied(error.filename or state, error)) from None
-    return backup, aside
 
 
 def _write(out: IO[bytes], identity: Identity, content: IO[bytes]) -> Backup:
@@ -220,7 +177,7 @@ def _write(out: IO[bytes], identity: Identity, content: IO[bytes]) -> Backup:
             archive.addfile(entry, file)
 
         add(IDENTITY_FILE, io.BytesIO(key), len(key))
-        size, digest = _measure(content)
+        size, digest = measure(content)
         content.seek(0)
         add(STORE_FILE, content, size)
         manifest = {
@@ -236,104 +193,13 @@ def _write(out: IO[bytes], identity: Identity, content: IO[bytes]) -> Backup:
                 STORE_FILE: {"bytes": size, "sha256": digest},
             },
         }
-        manifest["sha256"] = _digest_of(manifest)
+        manifest["sha256"] = digest_of(manifest)
         text = json.dumps(manifest, indent=2).encode("ascii")
         add(MANIFEST_FILE, io.BytesIO(text), len(text))
     return Backup(realm, made.isoformat(), __version__, size)
 
 
-def _read(source: Path, folder: Path) -> Backup:
-    """Unpack a backup into an empty folder, and check everything that can be checked."""
-    found: dict[str, tuple[int, str]] = {}
-    manifest = b""
-    try:
-        with _open(source) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for name in (IDENTITY_FILE, STORE_FILE, MANIFEST_FILE):
-                entry = archive.next()
-                if entry is None or entry.name != name or entry.type != tarfile.REGTYPE:
-                    raise BackupError(f"{source}: not a realm's backup, or not a whole one")
-                content = archive.extractfile(entry)
-                assert content is not None
-                if name == MANIFEST_FILE:
-                    manifest = content.read(MAX_MANIFEST_BYTES)
-                else:
-                    found[name] = _unpack(content, folder / name)
-            if archive.next() is not None:
-                raise BackupError(f"{source}: there is more in it than a realm's backup has")
-    except (tarfile.TarError, EOFError, ValueError):
-        raise BackupError(f"{source}: not a realm's backup, or not a whole one") from None
-    backup = _check_manifest(source, manifest, found)
-    identity = Identity.load(folder / IDENTITY_FILE)
-    if str(identity.device_id) != backup.realm:
-        raise BackupError(f"{source}: the key in it is another realm's")
-    _check_database(source, folder / STORE_FILE)
-    return backup
-
-
-def _unpack(content: IO[bytes], path: Path) -> tuple[int, str]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        measured = _measure(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return measured
-
-
-def _check_manifest(source: Path, text: bytes, found: dict[str, tuple[int, str]]) -> Backup:
-    try:
-        manifest = json.loads(text)
-        if manifest["format"] != FORMAT:
-            raise BackupError(f"{source}: made by a newer version of ABST; update this one")
-        if manifest.pop("sha256") != _digest_of(manifest):
-            raise BackupError(f"{source}: it was altered, or has been damaged")
-        said = {
-            name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()
-        }
-        backup = Backup(
-            str(manifest["realm"]),
-            str(manifest["made"]),
-            str(manifest["version"]),
-            found[STORE_FILE][0],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BackupError(f"{source}: not a realm's backup, or not a whole one") from None
-    if said != found:
-        raise BackupError(f"{source}: it was altered, or has been damaged")
-    return backup
-
-
-def _check_database(source: Path, path: Path) -> None:
-    try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-            ((kind,),) = database.execute("PRAGMA application_id").fetchall()
-            ((verdict,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
-    except (sqlite3.Error, ValueError) as error:
-        raise BackupError(f"{source}: the database in it is not usable: {error}") from None
-    if kind != KIND:
-        verdict = "it is none of a realm"
-    if verdict != "ok":
-        raise BackupError(f"{source}: the database in it is not usable: {verdict}")
-    Tables(path).close()
-
-
-def _put_aside(state: Path) -> Path:
-    """Give the folder that is there another name, and return it."""
-    now = datetime.datetime.now(datetime.UTC)
-    aside = state.with_name(f"{state.name}.before-{now:%Y%m%dT%H%M%S.%fZ}")
-    os.rename(state, aside)
-    return aside
-
-
-def _move_in(draft: Path, state: Path, aside: Path | None) -> None:
-    try:
-        os.rename(draft, state)  # An empty folder may be in its place.
-    except OSError:
-        if aside is not None:
-            os.rename(aside, state)
-        raise
-
-
-def _measure(content: IO[bytes], copy: IO[bytes] | None = None) -> tuple[int, str]:
+def measure(content: IO[bytes], copy: IO[bytes] | None = None) -> tuple[int, str]:
     """Return the size and the SHA-256 of what can be read, and write it elsewhere too."""
     size, digest = 0, hashlib.sha256()
     while piece := content.read(_PIECE_BYTES):
@@ -344,12 +210,13 @@ def _measure(content: IO[bytes], copy: IO[bytes] | None = None) -> tuple[int, st
     return size, digest.hexdigest()
 
 
-def _digest_of(manifest: dict[str, Any]) -> str:
+def digest_of(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest that does not have it yet."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_plain(path: Path) -> IO[bytes]:
     """Open a regular file to read; a link or a pipe that stands in its place is refused.
 
     The folder may belong to a user with fewer rights than this one.
@@ -361,12 +228,13 @@ def _open(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def _denied(path: object, error: OSError) -> str:
+def denied(path: object, error: OSError) -> str:
+    """Return what a person is told when the system refuses something."""
     hint = ": only root and the realm's own user may: try sudo"
     return f"{path}: {error.strerror}{hint if isinstance(error, PermissionError) else ''}"
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     folder = os.open(path, os.O_RDONLY)
     try:

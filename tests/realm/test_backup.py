@@ -22,11 +22,11 @@ from abst.realm.backup import (
     BackupError,
     new_snapshot_file,
     remove_snapshots,
-    restore,
     snapshot,
     stopped_realm,
     write_backup,
 )
+from abst.realm.restore import restore
 from abst.realm.state_folder import IDENTITY_FILE, STORE_FILE, lock_state_folder
 from abst.realm.store.interface import Addition, Change, GroupRecord
 from abst.realm.store.tables import Tables

@@ -1,6 +1,8 @@
 """Every setting, and for everything else a line with the file, the key and the reason."""
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,13 @@ class FileTests(SynchronousTestCase):
         config = load(self.path)
         self.assertEqual(("tcp:7",), config.listen)
         self.assertEqual(3, config.limits.connections)
+
+    def test_who_may_use_it_is_for_the_command_line_too(self) -> None:
+        self.assertIs(Mode.INVITED, self.parse().access)
+        self.assertIs(Mode.OPEN, self.parse("--access", "open").access)
+        self.patch(sys, "stderr", io.StringIO())
+        error = self.assertRaises(SystemExit, self.parse, "--access", "closed")
+        self.assertEqual(2, error.code)
 
     def test_the_example_is_the_default(self) -> None:
         self.assertEqual(Config(), load(ROOT / "etc" / "abst" / "realm.toml"))

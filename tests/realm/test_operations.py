@@ -18,8 +18,9 @@ from abst.identity import Identity
 from abst.packets import Hello
 from abst.realm.access import Mode
 from abst.realm.capacity import Capacity
+from abst.realm.device_operations import NOT_KEPT
 from abst.realm.limits import Limits
-from abst.realm.operations import NOT_KEPT, Operations, Reloaded
+from abst.realm.operations import Operations, Reloaded
 from abst.realm.protocol import RealmFactory
 from abst.realm.state_folder import STORE_FILE
 from abst.realm.store.interface import AccessChange, Addition, Change, Done, GroupRecord

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -435,6 +437,19 @@ class ReloadTests(ServiceTestCase):
         self.problem = ConfigurationError("realm.toml", "limits.connections", "needs a number")
         self.assertIn("realm.toml: limits.connections: needs a number", self.refused())
 
+    def test_the_log_says_so_too(self) -> None:
+        seen: list[str] = []
+        observer = textFileLogObserver(cast(Any, Lines(seen)))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.problem = ConfigurationError("realm.toml", "limits.connections", "needs a number")
+        self.refused()
+        self.assertIn("nothing has changed: realm.toml: limits.connections: ", "".join(seen))
+        self.problem = None
+        self.change(host="new.example.org", listen=("tcp:4001",))
+        self.reload()
+        self.assertIn("changed: host; at the next start: listen", "".join(seen))
+
     def test_a_certificate_that_is_wrong_changes_nothing_else_either(self) -> None:
         chain, key = write_certificate(self.folder, ec.generate_private_key(ec.SECP256R1()))
         other = self.folder / "other"
@@ -477,6 +492,21 @@ class ReloadTests(ServiceTestCase):
         os.kill(os.getpid(), signal.SIGHUP)
         self.stop(self.running)
         self.assertIs(signal.SIG_DFL, signal.getsignal(signal.SIGHUP))
+
+    def test_systemd_hears_when_it_begins_and_when_it_is_over(self) -> None:
+        self.stop(self.running)
+        folder = Path(tempfile.mkdtemp(prefix="abst-test-"))
+        self.addCleanup(shutil.rmtree, folder)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(folder / "notify"))
+            environment = {"NOTIFY_SOCKET": str(folder / "notify")}
+            self.running = self.service(environment=environment, read_again=self.read_again)
+            self.running.startService()
+            self.problem = ConfigurationError("realm.toml", None, "not TOML")
+            self.failureResultOf(ensureDeferred(self.running.reload()), AbstError)
+            told = [systemd.recv(4096).split(b"\n")[0] for _ in range(3)]
+            self.stop(self.running)
+        self.assertEqual([b"READY=1", b"RELOADING=1", b"READY=1"], told)
 
     def test_without_a_file_there_is_nothing_to_read(self) -> None:
         self.stop(self.running)
