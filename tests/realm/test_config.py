@@ -144,13 +144,6 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(("tcp:7",), config.listen)
         self.assertEqual(3, config.limits.connections)
 
-    def test_who_may_use_it_is_for_the_command_line_too(self) -> None:
-        self.assertIs(Mode.INVITED, self.parse().access)
-        self.assertIs(Mode.OPEN, self.parse("--access", "open").access)
-        self.patch(sys, "stderr", io.StringIO())
-        error = self.assertRaises(SystemExit, self.parse, "--access", "closed")
-        self.assertEqual(2, error.code)
-
     def test_the_example_is_the_default(self) -> None:
         self.assertEqual(Config(), load(ROOT / "etc" / "abst" / "realm.toml"))
 
@@ -210,3 +203,10 @@ class OptionsTests(SynchronousTestCase):
             (("tcp:1",), Path("/given"), "h"), (config.listen, config.state, config.host)
         )
         self.assertEqual(3, config.limits.connections)
+
+    def test_who_may_use_it_is_for_the_command_line_too(self) -> None:
+        self.assertIs(Mode.INVITED, self.parse().access)
+        self.assertIs(Mode.OPEN, self.parse("--access", "open").access)
+        self.patch(sys, "stderr", io.StringIO())
+        error = self.assertRaises(SystemExit, self.parse, "--access", "closed")
+        self.assertEqual(2, error.code)
