@@ -307,8 +307,9 @@ class RealmTests(TestCase):
         line.send(Hello(ALICE))
         (answer,) = line.take()
         assert isinstance(answer, BackHeartbeat)
-        self.assertIn("with `device_groups` beside them", page("realm.md"))
-        self.assertEqual({*told, "device_groups"}, {*answer.limits, "heartbeat_seconds"})
+        beside = {"device_groups", "group_requests_per_minute"}
+        self.assertIn("`device_groups` and `group_requests_per_minute` beside", page("realm.md"))
+        self.assertEqual(told | beside, {*answer.limits, "heartbeat_seconds"})
 
     def test_limits_of_circuits_are_told(self) -> None:
         rows = table(page("realm.md"), "Limits", "limit", "told")

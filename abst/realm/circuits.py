@@ -189,9 +189,9 @@ class Circuit:
             self.ended_for = code
             self.reset()
             return
-        self.circuits.forget_tokens(self)
         if self.state is State.MEETING:
             self.refuse(Code.CIRCUIT_REFUSED)
+        # So the tokens that have not been used are good for nothing either.
         self.circuits.forget(self)
 
     def look_for_legs(self, now: float) -> None:
@@ -432,11 +432,6 @@ class Circuits:
         """Tell whether a leg with this seat's token may still come."""
         return seat.token_hash in self._awaited
 
-    def forget_tokens(self, circuit: Circuit) -> None:
-        """Let the tokens of a circuit be good for nothing."""
-        for seat in circuit.seats:
-            self._awaited.pop(seat.token_hash, None)
-
     def account_of(self, device: bytes) -> _Account:
         """Return what counts for all circuits of a device."""
         return self._accounts[device]
@@ -452,8 +447,8 @@ class Circuits:
         if self._circuits.pop(circuit.id, None) is None:
             return
         circuit.state = State.OVER
-        self.forget_tokens(circuit)
         for seat in circuit.seats:
+            self._awaited.pop(seat.token_hash, None)
             self.release(seat)
             seat.leg = None
         if circuit.when_over is not None:

@@ -45,8 +45,11 @@ _TOLD: Final = (
     "device_packets_per_second",
     "device_bytes_per_month",
     "device_values_bytes",
+    "pairing_requests_per_minute",
     "device_circuits",
+    "circuit_requests_per_minute",
     "device_groups",
+    "group_requests_per_minute",
 )
 """What may be another one with each answer."""
 

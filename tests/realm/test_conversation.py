@@ -118,8 +118,11 @@ class HelloTests(ConversationTestCase):
                 "device_packets_per_second": LIMITS.device_packets_per_second,
                 "device_bytes_per_month": LIMITS.device_bytes_per_month,
                 "device_values_bytes": LIMITS.device_values_bytes,
+                "pairing_requests_per_minute": LIMITS.pairing_requests_per_minute,
                 "device_circuits": LIMITS.device_circuits,
+                "circuit_requests_per_minute": LIMITS.circuit_requests_per_minute,
                 "device_groups": LIMITS.device_groups,
+                "group_requests_per_minute": LIMITS.group_requests_per_minute,
             },
             answer.limits,
         )
