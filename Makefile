@@ -20,6 +20,8 @@ IDLE ?= 5000
 TALKING ?= 500
 STORM ?= 2000
 ATTACK_SECONDS ?= 10
+# SQLite waits for 5 seconds for its file, and then it is a failure.
+SLOW_SECONDS ?= 4
 SEED ?=
 
 SHELL := /bin/sh
@@ -81,8 +83,11 @@ soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked
 	    $(TRIAL) $(TRIAL_FLAGS) tests.load.test_load
 	@echo "== $(STORM) devices come back at once"
 	ABST_LOAD_STORM=$(STORM) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_storm
+	@echo "== a disk that takes $(SLOW_SECONDS) s to write"
+	ABST_SLOW_SECONDS=$(SLOW_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_hardship
 	@echo "== strangers attack, each way for $(ATTACK_SECONDS) s"
-	ABST_ATTACK_SECONDS=$(ATTACK_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_attack
+	ABST_ATTACK_SECONDS=$(ATTACK_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.load.test_attack \
+	    tests.load.test_stranger
 	@echo "== strangers in another network attack; as root"
 	ABST_LAB=1 ABST_ATTACK_SECONDS=$(ATTACK_SECONDS) $(TRIAL) $(TRIAL_FLAGS) tests.lab.test_attack
 

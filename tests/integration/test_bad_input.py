@@ -57,8 +57,7 @@ class BadInputTestCase(TestCase):
     def setUp(self) -> None:
         limits = "\n".join(f"{name} = {value}" for name, value in self.limits.items())
         config = f'listen = ["{LOOPBACK}"]\n[limits]\n{limits}\n'
-        self.realm = RealmProcess(Path(self.mktemp()), config=config)
-        self.addCleanup(self.realm.kill)
+        self.realm = self.start_realm(config)
         self.port = self.realm.port
         self.bystanders = Bystanders(self.port)
         # Cleanups run before tearDown, the last first: this one after all connections are closed.
@@ -66,6 +65,12 @@ class BadInputTestCase(TestCase):
         self.addCleanup(self.check_that_nothing_was_disturbed)
         self.bystanders.check()
         self.open_files = self.realm.open_files()
+
+    def start_realm(self, config: str) -> RealmProcess:
+        """Return a realm that takes whoever these tests have."""
+        realm = RealmProcess(Path(self.mktemp()), config=config)
+        self.addCleanup(realm.kill)
+        return realm
 
     def check_that_nothing_was_disturbed(self) -> None:
         self.bystanders.check()

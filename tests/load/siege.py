@@ -33,6 +33,12 @@ ARRIVAL_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
 
 
+def place_of(realm: RealmProcess) -> Place:
+    """Return where a realm takes its operator's commands."""
+    state = realm.folder / "home" / ".local" / "state" / "abst-realm"
+    return Place(state, realm.folder / "realm.toml")
+
+
 @dataclass(frozen=True)
 class Blow:
     """What strangers do for a while.
@@ -168,9 +174,7 @@ class Siege:
 
     def _invite(self, uses: int) -> str:
         """Return an invitation for so many devices."""
-        state = self.realm.folder / "home" / ".local" / "state" / "abst-realm"
-        place = Place(state, self.realm.folder / "realm.toml")
-        answer = place.ask("invite", uses=uses, seconds=INVITATION_SECONDS, note="")
+        answer = place_of(self.realm).ask("invite", uses=uses, seconds=INVITATION_SECONDS, note="")
         invitation = RealmAddress.parse(answer["links"][0]).invitation
         assert invitation is not None
         return invitation
