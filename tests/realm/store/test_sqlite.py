@@ -189,7 +189,11 @@ class AccessTests(StoreCase):
         self.change(store, AccessChange((), (LIMITED, ENDLESS)))
         self.run_sql(store, "DROP TABLE device")
         changes = AccessChange((ALLOWED,), (LIMITED._replace(uses_left=2),), (ENDLESS.name,))
+        others: list[Any] = []  # Which do not fail with it.
+        store.forget_groups([GROUP], others.append)
+        store.put_volumes(Volumes(7, 0, {}), others.append)
         self.assertEqual([False] * 2, self.change(store, changes, AccessChange((REVOKED,))))
+        self.assertEqual([[GROUP], True], others)
         self.assertEqual([(2,)], self.run_sql(store, "SELECT count(*) FROM invitation"))
         self.assertEqual([(3,)], self.run_sql(store, "SELECT max(uses_left) FROM invitation"))
 
