@@ -10,6 +10,7 @@ PYTHON ?= python3
 TESTS ?= tests
 LAB ?= tests.lab
 DEB_TESTS ?= tests.deb
+WEB_TESTS ?= tests.web
 TRIAL_FLAGS ?=
 JOBS ?= 2
 BENCH_FLAGS ?=
@@ -34,14 +35,16 @@ CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
 # The benchmarks' own environments, and what they hold.
 OTHERS := .venv/crossbar/.others .venv/magic-wormhole/.others
-# Debian 13 root folders: one builds the packages, the other has what they depend on.
+# Debian 13 root folders: one builds the packages, one has what they depend on, one has a browser.
 DEB_ROOTS := .venv/debian-13-roots
+WEB_PACKAGES := chromium fonts-dejavu-core prometheus
 PACKAGES_crossbar := crossbar
 PACKAGES_magic-wormhole := magic-wormhole magic-wormhole-mailbox-server magic-wormhole-transit-relay
-SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \) 2>/dev/null))
+SOURCES := $(sort $(shell find abst twisted \( -name '*.py' -o -name py.typed -o -name '*.txt' \
+    -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.svg' \) 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-tools test-debian-13 soak lab check format bench wheel deb deb-test clean FORCE
+.PHONY: help venv demo test test-tools test-debian-13 soak lab web-test check format bench wheel deb deb-test clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -95,6 +98,14 @@ lab: SET = latest
 lab: $(LATEST)/.test $(LATEST)/.package ## devices on networks of their own that fail; as root [LAB=tests.lab.test_network]
 	@echo "== lab"
 	ABST_LAB=1 $(TRIAL) $(TRIAL_FLAGS) $(LAB)
+
+web-test: SET = latest
+web-test: $(LATEST)/.test $(LATEST)/.package ## a realm's page in Chromium, its metrics and alert rules in promtool; as root
+	@echo "== page, metrics, alert rules"
+	@if [ "$$(id -u)" = 0 ] && command -v mmdebstrap >/dev/null && unshare --mount --pid --fork true; then \
+	    debian/tools/make-root $(DEB_ROOTS)/web $(WEB_PACKAGES) && \
+	    ABST_WEB=1 $(TRIAL) $(TRIAL_FLAGS) $(WEB_TESTS); \
+	else echo "== skipped: this needs root, namespaces and mmdebstrap"; fi
 
 check: SET = latest
 check: $(LATEST)/.test $(LATEST)/.check $(LATEST)/.package ## format, lint, types, imports, documents

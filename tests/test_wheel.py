@@ -85,7 +85,9 @@ class WheelTests(TestCase):
             str(path.relative_to(ROOT))
             for path in [*ROOT.glob("abst/**/*.py"), *ROOT.glob("twisted/plugins/*.py")]
         }
-        self.assertEqual(expected | {"abst/py.typed", "abst/device/words.txt"}, found)
+        page = {f"abst/realm/web/page.{kind}" for kind in ("css", "html", "js")}
+        page.add("abst/realm/web/icon.svg")
+        self.assertEqual(expected | page | {"abst/py.typed", "abst/device/words.txt"}, found)
 
     def test_twistd_offers_the_realm_and_the_agent(self) -> None:
         offered = self.run_installed("twistd", "--help")
