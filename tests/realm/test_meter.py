@@ -147,6 +147,7 @@ class MeterTests(SynchronousTestCase):
         self.meter.save()
         for again in (False, True):
             if again:
+                self.assertTrue(self.meter.spend(BOB, 1))
                 self.meter.save()
                 self.meter = self.begin()
             self.wall = at(2026, 11)
