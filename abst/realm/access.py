@@ -105,6 +105,9 @@ class Access:
         # What the store was asked to keep, and has not answered yet, in order.
         self._asked: dict[int, AccessChange] = {}
         self._numbers = count()
+        # The devices that the store was told of to be here today.
+        self._noted_on = 0
+        self._noted: set[bytes] = set()
         # Revocations that are in force without being kept.
         self._unkept: dict[int, AccessChange] = {}
 
@@ -252,7 +255,14 @@ class Access:
     def _note_seen(self, device_id: bytes) -> None:
         record = self._devices.get(device_id)
         today = self._today()
-        if record is not None and record.seen < today:
+        if record is None or record.seen >= today:
+            return
+        # A disk that does not take it is not asked with every heartbeat.
+        if self._noted_on != today:
+            self._noted_on = today
+            self._noted.clear()
+        if device_id not in self._noted:
+            self._noted.add(device_id)
             self._change(AccessChange((record._replace(seen=today),)), _ignore)
 
     def _change(self, change: AccessChange, done: Done) -> None:

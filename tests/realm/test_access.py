@@ -147,6 +147,22 @@ class ListTests(AccessCase):
         self.assertEqual([20_000, 20_001], [change.devices[0].seen for change in changes])
         self.assertEqual(20_001, self.open(self.mode).devices()[0].seen)
 
+    def test_a_disk_that_does_not_take_the_day_is_asked_once(self) -> None:
+        self.access.allow(ALICE, "", ignore)
+        asked: list[AccessChange] = []
+
+        def fail(change: AccessChange, done: Done) -> None:
+            asked.append(change)
+            done(False)
+
+        self.store.change_access = fail
+        for day in (1, 2):
+            self.wall += DAY
+            for _ in range(3):
+                self.assertIsNone(self.access.admit(ALICE, None))
+            self.assertEqual(day, len(asked))
+        self.assertEqual([], self.not_kept)
+
     def test_a_note_that_is_too_long_is_refused(self) -> None:
         note = "x" * (access_module.MAX_NOTE_CHARACTERS + 1)
         self.assertRaises(ValueError, self.access.allow, ALICE, note, ignore)
