@@ -19,3 +19,8 @@ def tell(words: str) -> None:
     """Tell a figure to whoever runs this."""
     sys.stdout.write(f"\n    {words} ... ")
     sys.stdout.flush()
+
+
+def lines_with(lines: Sequence[str], *words: str) -> list[str]:
+    """Return the first few lines that have any of the words; a whole log is too much to show."""
+    return [line for line in lines if any(word in line for word in words)][:5]

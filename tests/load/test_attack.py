@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.integration.command_line import temporary_folder
 from tests.load.attacks import ATTACKS
-from tests.load.figures import MEGABYTE
+from tests.load.figures import MEGABYTE, lines_with
 from tests.load.people import addresses
 from tests.load.siege import Blow, Camp, Phase, Siege
 
@@ -56,8 +56,7 @@ class SiegeTestCase(TestCase):
             else:
                 slow += missed
         self.assertEqual([], slow)
-        for word in ("Traceback", "Unhandled"):
-            self.assertNotIn(word, siege.realm.output.text)
+        self.assertEqual([], lines_with(siege.realm.output.lines, "Traceback", "Unhandled"))
 
     def watch(self, phase: Phase) -> Phase:
         """Tell what was measured, and check what holds at any time."""

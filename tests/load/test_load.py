@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.integration.realm_process import LOOPBACK, RealmProcess
 from tests.load.crowd_process import CrowdProcess, Figures
-from tests.load.figures import MEGABYTE, tell
+from tests.load.figures import MEGABYTE, lines_with, tell
 from tests.load.people import addresses
 
 SECONDS = float(os.environ.get("ABST_SOAK_SECONDS") or 1)
@@ -64,8 +64,8 @@ class LoadTests(TestCase):
         self.assertLess(
             flat_bytes - empty_bytes, 20 * MEGABYTE + MOST_BYTES_FOR_DEVICE * crowd.size
         )
-        for word in ("Traceback", "Unhandled", "is gone"):
-            self.assertNotIn(word, self.realm.output.text)
+        lines = self.realm.output.lines
+        self.assertEqual([], lines_with(lines, "Traceback", "Unhandled", "is gone"))
 
     def watch(self, crowd: CrowdProcess, seconds: float) -> int:
         """Check and tell figures for that long; return the realm's memory in the end."""
