@@ -25,6 +25,7 @@ from abst.device_id import DeviceID
 from abst.errors import Code, IdentityError
 from abst.handshakes import Handshakes
 from abst.identity import Identity
+from abst.open_files import files_are_scarce
 from abst.poller import descriptor_set
 from abst.realm.access import Mode
 from abst.realm.circuits import Circuit
@@ -46,6 +47,12 @@ from abst.tls_socket import TlsAcceptor
 
 BULK_BYTES: Final = 4096
 
+FILES_KEPT: Final = 16
+"""How many files can still be opened when connections are taken no more: the disk wants some."""
+
+LOG_SECONDS: Final = 60.0
+"""How long the want of files is mentioned once."""
+
 
 @implementer(IHandshakeListener)
 class RealmProtocol(Protocol):
@@ -54,6 +61,7 @@ class RealmProtocol(Protocol):
     Attributes:
         conversation: its pure core.
         place: what the connection counts as at the gate.
+        is_held: whether the device sends too fast to be read from.
     """
 
     factory: RealmFactory
@@ -65,6 +73,7 @@ class RealmProtocol(Protocol):
     def __init__(self) -> None:
         self._writable = False
         self._announced = False
+        self.is_held = False
 
     def connectionMade(self) -> None:
         """Open the conversation; the time to say Hello begins."""
@@ -97,10 +106,44 @@ class RealmProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Feed the conversation; flush whom it has written to."""
         factory = self.factory
-        self.conversation.receive_data(data, factory.now())
+        if factory.realm.shaper.is_on:
+            self._receive_counted(data)
+        else:
+            self.conversation.receive_data(data, factory.now())
         # Small packets wait for the end of the turn, so that those for one target go as one.
         if factory.realm.touched and (len(data) >= BULK_BYTES or not factory.is_polling):
             factory.settle()
+
+    def _receive_counted(self, data: bytes) -> None:
+        """Feed the conversation, and hold this connection if its device sends too fast."""
+        conversation, realm, now = self.conversation, self.factory.realm, self.factory.now()
+        packets, relayed = conversation.sent_packets, realm.counters.relayed_bytes
+        conversation.receive_data(data, now)
+        is_held = conversation.device_id is not None and realm.shaper.spend(
+            self,
+            conversation.device_id,
+            len(data),
+            conversation.sent_packets - packets,
+            max(len(data), realm.counters.relayed_bytes - relayed),
+            now,
+        )
+        if is_held and not self.factory.is_polling:
+            self.factory.settle()
+
+    # What slows it down.
+
+    def hold(self) -> None:
+        """Read no more for now: the device finds its connection full."""
+        self.is_held = True
+        self.transport.pauseProducing()
+
+    def release(self, now: float) -> None:
+        """Read on."""
+        self.is_held = False
+        # Nobody can be heard who is not read from.
+        self.conversation.heard_at = now
+        if self.conversation.carrier is self:
+            self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
@@ -244,6 +287,7 @@ class RealmFactory(Factory):
         self.legs: set[Any] = set()
         self._timer: Any = None
         self._timer_at = math.inf
+        self._tell_of_files_at = -math.inf
         self._settling = False
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -302,11 +346,23 @@ class RealmFactory(Factory):
         return handle if isinstance(handle, socket.socket) else None
 
     def _is_full(self) -> bool:
+        if files_are_scarce(FILES_KEPT):
+            self._tell_of_files()
+            return True
         conversations = len(self.realm.conversations)
         unknown = conversations + len(self.newcomers)
         in_all = conversations + len(self.legs)
         most = self.hard_limit
         return unknown >= most or in_all >= most + 2 * self.realm.limits.circuits
+
+    def _tell_of_files(self) -> None:
+        now = self.now()
+        if now >= self._tell_of_files_at:
+            self._tell_of_files_at = now + LOG_SECONDS
+            self.log.warn(
+                "nobody new gets in while as many files are open as the system allows: raise "
+                "LimitNOFILE, or lower 'connections'"
+            )
 
     def _may_shake_hands(self, place: Place) -> bool:
         shut = place.shake_hands(self.now())
@@ -408,6 +464,7 @@ class RealmFactory(Factory):
     def _disarm(self) -> None:
         """Leave no timer behind when nobody is here; what it would look at is gone."""
         self.realm.deadlines.clear()
+        self.realm.shaper.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
