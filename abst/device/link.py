@@ -278,6 +278,7 @@ class RealmLink:
         self._stopped = True
         self._hurries_until = 0.0
         self._problem = AbstError(NOT_YET)
+        self._accepted: str | None = None
         self._legs = LegDialler(reactor, identity, self.address)
 
     def start(self) -> None:
@@ -363,6 +364,7 @@ class RealmLink:
         if self.invitation == shown:
             # The realm knows this device now, and the secret is worth nothing any more.
             self.invitation = None
+        self._accepted = shown or self._accepted
         self._backoff.connected(self.reactor.seconds())
         self.log.info("realm {realm}: connected", realm=_short(self.address))
         self.owner.link_up(self)
@@ -392,6 +394,10 @@ class RealmLink:
     # Inside.
 
     def _note(self, problem: AbstError) -> None:
+        if isinstance(problem, RealmRefusedError) and problem.code == Code.NOT_INVITED:
+            # The realm could not keep that it has accepted this device, or an old state was
+            # restored there: the invitation may be good still.
+            self.invitation = self.invitation or self._accepted
         self._problem = problem
         self.problem = str(problem)
         self.refusal = lasting_refusal(problem)

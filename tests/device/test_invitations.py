@@ -11,6 +11,9 @@ from abst.device import Device, DeviceFactory
 from abst.device.link import NOT_YET, RealmLink, lasting_refusal
 from abst.errors import AbstError, Code, RealmRefusedError, WrongKeyError
 from abst.realm.access import Mode
+from abst.realm.store.interface import AccessChange, Done
+from abst.realm.store.memory import MemoryStore
+from abst.testing import MemoryNetwork
 from tests.device.test_link import ALICE, BOB, OTHER, RealTestCase, Watcher
 
 WRONG: Final = "oKGio6SlpqeoqaqrrK2urw"
@@ -19,6 +22,27 @@ WRONG: Final = "oKGio6SlpqeoqaqrrK2urw"
 
 def ignore(is_kept: bool) -> None:
     assert is_kept
+
+
+class FailingStore(MemoryStore):
+    """A store that answers later that it could keep nothing, while its disk is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_full = False
+        self._waiting: list[Done] = []
+
+    def change_access(self, change: AccessChange, done: Done) -> None:
+        if self.is_full:
+            self._waiting.append(done)
+        else:
+            super().change_access(change, done)
+
+    def fail(self) -> None:
+        """Answer."""
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(False)
 
 
 class RefusalTests(SynchronousTestCase):
@@ -127,6 +151,25 @@ class InvitationTests(RealTestCase):
         self.assertEqual(["up", "down"], watcher.told)
         await self.until(lambda: any(59 < seconds < 61 for seconds in self.tries()))
 
+    async def test_one_whose_taking_the_realm_cannot_keep_is_shown_again(self) -> None:
+        store = FailingStore()
+        address = await self.serve(access=Mode.INVITED, store=store)
+        invitation = self.factory.realm.access.invite(1, None, "", ignore).text
+        store.is_full = True
+        link, watcher = self.link_with(address, invitation)
+        await self.until(lambda: link.is_up)
+        self.assertIsNone(link.invitation)
+        store.fail()
+        self.factory.settle()
+        await self.until(lambda: watcher.problems)
+        assert isinstance(link.refusal, RealmRefusedError)
+        self.assertEqual(Code.NOT_INVITED, link.refusal.code)
+        self.assertEqual(invitation, link.invitation)
+        store.is_full = False
+        link.network_changed()
+        await self.until(lambda: link.is_up)
+        self.assertIsNone(link.invitation)
+
     async def test_what_is_wrong_now_takes_the_place_of_an_earlier_refusal(self) -> None:
         address, _ = await self.invited()
         link, _ = self.link(address)
@@ -197,3 +240,29 @@ class DeviceTests(RealTestCase):
             self.assertIsNone(device.realms[0].invitation)
         finally:
             await device.stopService()
+
+
+class MemoryTests(SynchronousTestCase):
+    """The same in memory, as an application tests it."""
+
+    def test_a_device_is_refused_until_it_has_an_invitation(self) -> None:
+        network = MemoryNetwork()
+        access = network.realm.realm.access
+        access.set_mode(Mode.INVITED)
+        factory = HooksFactory()
+        device = network.device("alice", factory)
+        network.advance(1)
+        (refusal,) = factory.heard
+        (link,) = device.links.values()
+        self.assertEqual(Code.NOT_INVITED, refusal.code)
+        self.assertIs(refusal, link.refusal)
+        network.advance(58)
+        self.assertEqual([refusal], factory.heard)
+        invitation = access.invite(1, None, "", ignore).text
+        device.addRealm(RealmAddress(network.realm.address.host, invitation=invitation))
+        self.assertEqual(invitation, device.realms[0].invitation)
+        network.settle()
+        self.assertTrue(link.is_up)
+        self.assertEqual((None, None), (link.refusal, link.invitation))
+        self.assertEqual(network.realm.address, factory.heard[-1])
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
