@@ -492,7 +492,7 @@ class TimeTests(BadInputTestCase):
             self.assertEqual(b"", read_all(connection))
             connection.close()
         self.assert_it_took_the_time()
-        self.realm.log_line("is gone", Code.HELLO_LATE, number=2)
+        self.realm.log_line("was not let in", Code.HELLO_LATE, number=2)
         self.assert_only_bystanders_are_here()
 
     def test_silence_instead_of_hello(self) -> None:
