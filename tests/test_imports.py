@@ -79,6 +79,7 @@ PURE = (
     "abst.realm.shaper",
     "abst.realm.store.interface",
     "abst.realm.store.memory",
+    "abst.realm.stream",
     "abst.realm.switchboard",
     "abst.realm.values",
 )

@@ -1,23 +1,20 @@
 """One device's conversation with the realm (spec: realm.md).
 
 Pure: bytes and ``now`` in, bytes out, and a list of the conversations that have something to
-write. Owns what is legal when, the check of every header, and the hot path: packets for another
-device, or for a peer group, are found, checked and queued without being decoded, in runs as long as
-they come.
+write. Owns what is legal when, and who is told what becomes of a packet. How a stream is cut into
+packets stands in ``stream``, what is answered to requests in ``requests``, ``groups`` and
+``values``.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from abst import codec, packets
 from abst.device_id import is_device_id
 from abst.errors import MEANINGS, Code, RemoteProtocolError
-from abst.framing import Frame
 from abst.packets import (
-    MAX_VALUE_PACKET_BYTES,
     NONCE_BYTES,
     PROTOCOL_VERSION,
     VALUE_PACKET_IDS,
@@ -41,16 +38,19 @@ from abst.packets import (
 )
 from abst.realm import requests
 from abst.realm.circuits import Seat
+from abst.realm.client import ValueRequest
 from abst.realm.drops import Drops
 from abst.realm.groups import Membership
 from abst.realm.news import News
 from abst.realm.outbox import Outbox
 from abst.realm.refusal import Refusal
+from abst.realm.stream import PacketStream, State
 from abst.realm.switchboard import Sender
-from abst.realm.values.canonical import read_requests
 
 if TYPE_CHECKING:
     from abst.realm.realm import Realm
+
+__all__ = ["Conversation", "State"]
 
 JOINED_WRITE_BYTES: Final = 16384
 """How much is joined into one write: a TLS record's most."""
@@ -69,29 +69,6 @@ the longest list of members fits behind it."""
 OWN_ROOM_BYTES: Final = 131072
 """How much of the realm's own may wait among the packets of other devices where these have used up
 what may wait: else whoever fills queues would have those cut off that watch values."""
-
-# The canonical heads of the packets that are relayed: a map of four, packet_id, then the three keys
-# in order. What follows the second one's key is who shall get it.
-_SEND: Final = b"\x84\xa9packet_id\x02\xadsource_device\xc4\x10"
-_SEND_TO: Final = b"\xadtarget_device\xc4\x10"
-_MESSAGE: Final = b"\x84\xa9packet_id\x06\xadsource_device\xc4\x10"
-_MESSAGE_TO: Final = b"\xaapeer_group\xc4\x10"
-_ID_BYTES: Final = 16
-_CONTENT_KEY: Final = b"\xa7content"
-_CONTENT_BYTES: Final = _ID_BYTES + len(_CONTENT_KEY)
-_BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
-
-# How a packet begins whose id can be told before it is decoded: a byte for the map, and this.
-_PACKET_ID_KEY: Final = b"\xa9packet_id"
-_ID_AT: Final = 1 + len(_PACKET_ID_KEY)
-
-
-class State(enum.Enum):
-    """Where a conversation stands."""
-
-    AWAITING_HELLO = "awaiting Hello"
-    HERE = "here"
-    CLOSED = "closed"
 
 
 def _no_measure() -> int:
@@ -131,17 +108,13 @@ class Conversation:
     __slots__ = (
         "_blocked_since",
         "_drops",
-        "_frame",
-        "_message_head",
-        "_missing_bytes",
         "_news",
         "_outbox",
-        "_partial",
         "_progress",
         "_realm",
         "_replacements",
-        "_send_head",
         "_stall_watched",
+        "_stream",
         "carrier",
         "closed_for",
         "device_id",
@@ -166,13 +139,7 @@ class Conversation:
         self.limits = realm.limits
         # Runs without a sender are the realm's own; nobody is told when they are dropped.
         self._outbox: Outbox[Sender | None] = Outbox()
-        # The beginning of a packet that has not come whole, and what is known of its end: how many
-        # bytes are missing, or, when it is not in the canonical form, its frame.
-        self._partial = bytearray()
-        self._missing_bytes = 0
-        self._frame: Frame | None = None
-        self._send_head = b""
-        self._message_head = b""
+        self._stream = PacketStream(self)
         self._drops = Drops()
         self._news = News(self._members_packet)
         self._blocked_since: float | None = None
@@ -201,8 +168,7 @@ class Conversation:
     def identify(self, device_id: bytes) -> None:
         """Take the device ID that the connection's certificate has proved."""
         self.device_id = device_id
-        self._send_head = _SEND + device_id + _SEND_TO
-        self._message_head = _MESSAGE + device_id + _MESSAGE_TO
+        self._stream.identify(device_id)
         if not self._realm.identified(self, device_id):
             self.close(Code.TOO_MANY_CONNECTIONS, retry_after=TOO_MANY_RETRY_SECONDS)
 
@@ -212,7 +178,7 @@ class Conversation:
         if self.state is State.CLOSED:
             return
         try:
-            self._cut(data, now)
+            self._stream.receive(data, now)
         except RemoteProtocolError as error:
             self.close(error.code, error.reason)
 
@@ -325,8 +291,7 @@ class Conversation:
                 self._count_drop(Code.UNDELIVERED, count)
                 source.report_drop(Code.UNDELIVERED, self.device_id or b"", count)
         self._drops.counts.clear()
-        self._partial.clear()
-        self._frame = None
+        self._stream.clear()
 
     # For other conversations.
 
@@ -445,161 +410,21 @@ class Conversation:
         limits = {} if values is None else values.limits_told()
         return self._realm.groups.members_packet(group, request, limits)
 
-    # Cutting the stream into packets.
-
-    def _cut(self, data: bytes, now: float) -> None:
-        if self._partial:
-            self._partial += data
-            if not self._is_whole(len(data)):
-                return
-            data = bytes(self._partial)
-            self._partial.clear()
-            self._frame = None
-        values = self._realm.values
-        position = 0
-        size = len(data)
-        while position < size and self.state is not State.CLOSED:
-            if self.state is State.HERE and data.startswith(self._send_head, position):
-                position = self._relay(data, position, now, len(self._send_head), self._forward)
-            elif self.state is State.HERE and data.startswith(self._message_head, position):
-                position = self._relay(data, position, now, len(self._message_head), self._publish)
-            elif values is not None and self.state is State.HERE:
-                asked, end = read_requests(data, position)
-                if not asked:
-                    end = self._decode(data, position, now)
-                elif self._may_ask(asked, end - position):
-                    values.handle_all(self, asked, now)
-                position = end
-            else:
-                position = self._decode(data, position, now)
-
-    def _is_whole(self, added_bytes: int) -> bool:
-        """Tell whether the bytes just added complete the packet that has been waiting for them."""
-        if self._frame is not None:
-            return self._frame.find_end(self._partial) is not None
-        self._missing_bytes -= added_bytes
-        return self._missing_bytes <= 0
-
-    def _relay(  # noqa: C901
-        self,
-        data: bytes,
-        begin: int,
-        now: float,
-        head_bytes: int,
-        forward: Callable[[bytes, int, bytes], None],
-    ) -> int:
-        """Forward the run of packets for one target that begins here; return where it ends.
-
-        The head has been compared already, so the packets' id and source are right. Only the
-        canonical encoding is understood here; what differs from it goes through the decoder.
-        """
-        size = len(data)
-        length_at = head_bytes + _CONTENT_BYTES
-        lengths_at = begin + length_at
-        if lengths_at + 5 > size:
-            # Too close to the end to read a length of any kind.
-            return self._decode_or_wait(data, begin, lengths_at + 2 - size, now)
-        if not data.startswith(_CONTENT_KEY, begin + head_bytes + _ID_BYTES):
-            return self._decode(data, begin, now)
-        prefix = data[begin:lengths_at]
-        position = begin
-        count = 0
-        missing = 0
-        problem: RemoteProtocolError | None = None
-        while True:
-            at = position + length_at
-            if at + 5 > size:
-                missing = at + 2 - size
-                break
-            kind = data[at]
-            if kind == _BIN8:
-                content_at = at + 2
-                end = content_at + data[at + 1]
-            elif kind == _BIN16:
-                content_at = at + 3
-                end = content_at + (data[at + 1] << 8 | data[at + 2])
-            elif kind == _BIN32:
-                content_at = at + 5
-                end = content_at + int.from_bytes(data[at + 1 : content_at], "big")
-            else:
-                problem = RemoteProtocolError(Code.MALFORMED, "content: needs bin")
-                break
-            length = end - position
-            if length > self.limits.packet_bytes:
-                problem = self._too_large()
-                break
-            if end > size:
-                missing = end - size
-                break
-            # Packets of one length often follow each other: compare their heads, length included.
-            whole_head = data[position:content_at]
-            position = end
-            count += 1
-            last = size - length
-            while position <= last and data.startswith(whole_head, position):
-                position += length
-                count += 1
-            if not data.startswith(prefix, position):
-                break
-        if count:
-            target = prefix[head_bytes : head_bytes + _ID_BYTES]
-            forward(data[begin:position], count, target)
-        if problem is not None:
-            raise problem
-        if missing:
-            return self._decode_or_wait(data, position, missing, now)
-        return position
-
-    def _decode_or_wait(self, data: bytes, position: int, missing: int, now: float) -> int:
-        """Keep the beginning of a canonical packet until at least ``missing`` bytes have come."""
-        if missing <= 0:
-            return self._decode(data, position, now)
-        self._partial += data[position:]
-        self._missing_bytes = missing
-        return len(data)
-
-    def _decode(self, data: bytes, position: int, now: float) -> int:
-        """Take one packet of any form through the decoder; return where it ends in ``data``.
-
-        Nothing is decoded before it is whole: see ``framing`` for why.
-        """
-        most = self._most_bytes(data, position)
-        frame = Frame(most, codec.MAX_MAP_ITEMS, codec.MAX_ARRAY_ITEMS, codec.MAX_DEPTH)
-        end = frame.find_end(data, position)
-        if end is None:
-            self._partial += data[position:]
-            if len(data) - position > _ID_AT:
-                self._frame = frame
-            else:
-                # It cannot be told yet how large the packet may be: measure it anew.
-                self._missing_bytes = 1
-            return len(data)
-        raw = data[position:end]
-        self._handle(codec.decode(raw), raw, now)
-        if self.seat is not None:
-            self.early = data[end:]
-        return end
-
-    def _most_bytes(self, data: bytes, position: int) -> int:
-        """Return how large the packet may be that begins here."""
-        limits = self.limits
-        if self.state is not State.HERE:
-            return limits.hello_packet_bytes
-        most = limits.packet_bytes
-        id_at = position + _ID_AT
-        if data.startswith(_PACKET_ID_KEY, position + 1) and id_at < len(data):
-            most = max(most, MAX_VALUE_PACKET_BYTES) if data[id_at] in VALUE_PACKET_IDS else most
-        return most
-
-    def _too_large(self) -> RemoteProtocolError:
-        most = self.limits.packet_bytes
-        return RemoteProtocolError(Code.TOO_LARGE, f"a packet has at most {most} bytes")
-
     # What packets do.
 
-    def _handle(  # noqa: C901
+    def handle_requests(self, asked: Sequence[ValueRequest], size: int, now: float) -> None:
+        """Take requests about values that have come together, in so many bytes."""
+        values = self._realm.values
+        if values is None:
+            for wanted in asked:
+                self._refuse_unknown(wanted.packet_id, wanted.request)
+        elif self._may_ask(asked, size):
+            values.handle_all(self, asked, now)
+
+    def handle(  # noqa: C901
         self, packet: dict[object, object], raw: bytes, now: float
     ) -> None:
+        """Take a packet that is neither such a request nor to be forwarded without a look."""
         packet_id = packets.id_of(packet)  # type: ignore[arg-type]
         if self.state is State.AWAITING_HELLO and packet_id != Hello.packet_id:
             if packet_id != Leg.packet_id:
@@ -618,10 +443,10 @@ class Conversation:
                 self._hello(hello, now)
             case Send() as send:
                 self._check_source(send.source_device)
-                self._forward(raw, 1, send.target_device)
+                self.forward(raw, 1, send.target_device)
             case GroupMessage() as message:
                 self._check_source(message.source_device)
-                self._publish(raw, 1, message.peer_group)
+                self.publish(raw, 1, message.peer_group)
             case PutValue() | GetValue() | DeleteValue() | ListValues() | WatchValues() as wanted:
                 assert realm.values is not None
                 realm.values.handle(self, wanted, now)
@@ -722,7 +547,8 @@ class Conversation:
             self._realm.counters.identity_conflicts += 1
             self._tell_of_conflict()
 
-    def _forward(self, run: bytes, count: int, target: bytes) -> None:
+    def forward(self, run: bytes, count: int, target: bytes) -> None:
+        """Forward a run of packets to a device; or count them as dropped."""
         realm = self._realm
         refusal: Code | None
         destination = realm.switchboard.route(target)
@@ -741,7 +567,7 @@ class Conversation:
         self.sent_packets += count
         self.sent_bytes += len(run)
 
-    def _publish(self, run: bytes, count: int, group: bytes) -> None:
+    def publish(self, run: bytes, count: int, group: bytes) -> None:
         """Forward a run of messages to the other members of a peer group."""
         realm = self._realm
         membership = self.memberships.get(group)
