@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -136,6 +136,7 @@ class Probe:
         reactor: the reactor.
         where: returns the address of the realm's port, with the pin of what it shows.
         own_devices: the realm's set of its own devices; the two are put there.
+        greeting: what each connection begins with, before TLS.
         pause_seconds: how long it is from the beginning of one probe to that of the next.
         patience_seconds: how long one may take.
 
@@ -153,6 +154,7 @@ class Probe:
         reactor: Any,
         where: Callable[[], RealmAddress],
         own_devices: set[bytes],
+        greeting: bytes = b"",
         pause_seconds: float = PAUSE_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
@@ -163,6 +165,7 @@ class Probe:
         self._reactor = reactor
         self._where = where
         self._own_devices = own_devices
+        self._greeting = greeting
         self._pause_seconds = pause_seconds
         self._patience_seconds = patience_seconds
         self._pair = Identity.generate(), Identity.generate()
@@ -243,10 +246,7 @@ class Probe:
     async def _connect(self, identity: Identity) -> ProbeDevice:
         address = self._where()
         endpoint_class = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
-        endpoint = wrapClientTLS(
-            realm_client_creator(identity, address),
-            endpoint_class(self._reactor, address.host, address.port),
-        )
+        endpoint = endpoint_class(self._reactor, address.host, address.port)
         factory = Factory.forProtocol(lambda: ProbeDevice(identity))
         factory.noisy = False
         try:
@@ -256,4 +256,7 @@ class Probe:
         except ConnectError:
             raise ProbeError("no_connection") from None
         assert isinstance(protocol, ProbeDevice)
+        if self._greeting:
+            protocol.transport.write(self._greeting)
+        protocol.transport.startTLS(realm_client_creator(identity, address))
         return protocol

@@ -17,6 +17,7 @@ from abst.identity import Identity
 from abst.realm import RealmFactory
 from abst.realm.access import Mode
 from abst.realm.probe import REASONS, Probe
+from abst.realm.web.way import OWN_WORD
 from abst.tls import key_of, shown_certificate
 from tests.carriers import running_reactor
 
@@ -59,7 +60,7 @@ class ProbeTests(TestCase):
 
     def probe(self, own_devices: set[bytes], patience_seconds: float = 20.0) -> Probe:
         """Return a probe that is running."""
-        probe = Probe(running_reactor(), self.where, own_devices, 0.05, patience_seconds)
+        probe = Probe(running_reactor(), self.where, own_devices, b"", 0.05, patience_seconds)
         probe.start()
         self.addCleanup(lambda: ensureDeferred(probe.stop()))
         return probe
@@ -89,10 +90,21 @@ class ProbeTests(TestCase):
         self.assertEqual(2, len(realm.realm.access.own_devices))
         self.assertEqual(0, realm.realm.here)
 
+    async def test_it_gets_through_where_only_proxies_connect(self) -> None:
+        own = Identity.generate()
+        realm = RealmFactory(running_reactor(), own, trusted_proxies=("127.0.0.1",))
+        self.pin = pin_of_key(key_of(shown_certificate(realm.context)))
+        await self.listen(realm)
+        probe = Probe(running_reactor(), self.where, set(), OWN_WORD, 0.05)
+        probe.start()
+        self.addCleanup(lambda: ensureDeferred(probe.stop()))
+        await self.until(lambda: probe.relay_seconds.count)
+        self.assertIsNone(probe.problem)
+
     async def test_it_leaves_nothing_behind_when_it_stops(self) -> None:
         realm = await self.listen_as_realm()
         for moment in range(6):
-            probe = Probe(running_reactor(), self.where, set(), 0.05)
+            probe = Probe(running_reactor(), self.where, set(), b"", 0.05)
             probe.start()
             for _ in range(moment):
                 await self.pause()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.integration.raw_client import Bystanders, identities, join
 from tests.integration.realm_process import RealmProcess
+from tests.realm.web.test_page import WRITTEN
 from tests.web.chromium import Chromium
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -164,6 +166,13 @@ class PageTests(TestCase):
             self.check(browser, 360)
             self.assertEqual("No answer", browser.value("state.textContent"))
             browser.screenshot(ARTEFACTS / "realm-page-no-answer.png")
+
+    def test_it_writes_numbers_as_the_server_does(self) -> None:
+        with self.realm() as (_, url), Chromium(WEB_ROOT) as browser:
+            browser.open(url, width=1280, height=800, scheme="light")
+            for how, number, text in WRITTEN:
+                found = browser.value(f"shown({json.dumps(number)}, {json.dumps(how)})")
+                self.assertEqual(text, found, (how, number))
 
     def test_the_keyboard_leads_to_everything(self) -> None:
         with self.realm() as (_, url), Chromium(WEB_ROOT) as browser:

@@ -90,7 +90,7 @@ def span(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
     "text": str,
     "count": count,
     "rate": rate,
@@ -98,6 +98,7 @@ _FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
     "time": time,
     "span": span,
 }
+"""How a number is written, under the names that the page's HTML has for it."""
 
 
 def _find(status: Any, path: str) -> Any:
@@ -109,7 +110,7 @@ def _find(status: Any, path: str) -> Any:
 
 
 def _shown(value: Any, how: str) -> str:
-    return DASH if value is None else _escaped(_FORMATS[how](value))
+    return DASH if value is None else _escaped(FORMATS[how](value))
 
 
 def _escaped(text: str) -> str:

@@ -17,6 +17,7 @@ from abst.realm.store.sqlite import SqliteStore
 from abst.realm.web.place import LoopbackPlace, UnixPlace, place_of
 from abst.realm.web.site import FewConnections, realm_site
 from abst.realm.web.watch import Watch
+from abst.realm.web.way import find_way
 
 
 class RealmWeb:
@@ -57,7 +58,9 @@ class RealmWeb:
         if config.web is None:
             return
         place = place_of(config.web)
-        watch = Watch(self._reactor, factory, own_way_to(ports))
+        watch = Watch(
+            self._reactor, factory, find_way(config.listen, ports, factory.trusted_proxies)
+        )
         self._site = site = realm_site(
             watch,
             factory.now,
@@ -85,13 +88,3 @@ class RealmWeb:
             await maybeDeferred(self.port.stopListening)
             self._site.end()
         self.port = self.watch = None
-
-
-def own_way_to(ports: Iterable[IListeningPort]) -> tuple[str, int] | None:
-    """Return the host and port at which this machine reaches one of a realm's ports, or None."""
-    for port in ports:
-        where: Any = port.getHost()
-        if hasattr(where, "port"):
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
-            return host, where.port
-    return None

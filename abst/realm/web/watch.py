@@ -23,6 +23,7 @@ from abst.realm.timings import Timings
 from abst.realm.web.history import SAMPLE_SECONDS, History, Sample
 from abst.realm.web.numbers import Numbers, read
 from abst.realm.web.problems import Health, problems
+from abst.realm.web.way import Way
 from abst.tls import key_of, shown_certificate
 
 LOOK_SECONDS: Final = 1.0
@@ -56,8 +57,7 @@ class Watch:
     Args:
         reactor: the reactor.
         factory: the realm.
-        port: the host and port at which this machine reaches the realm; None: it cannot, and the
-            realm does not probe itself.
+        way: how the realm reaches itself; None: it cannot, and does not probe itself.
         wall: returns the seconds since 1970.
         monotonic: returns seconds on a clock that is never set.
 
@@ -75,15 +75,15 @@ class Watch:
         self,
         reactor: Any,
         factory: RealmFactory,
-        port: tuple[str, int] | None,
+        way: Way | None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.factory = factory
         self.probe: Probe | None = None
-        if port is not None:
+        if way is not None:
             own = factory.realm.access.own_devices
-            self.probe = Probe(reactor, lambda: self._address(*port), own)
+            self.probe = Probe(reactor, lambda: self._address(way), own, way.greeting)
         self.lag_seconds = Timings()
         self.commit_seconds = Timings()
         self.failed_commits = 0
@@ -162,7 +162,7 @@ class Watch:
             )
         )
 
-    def _address(self, host: str, port: int) -> RealmAddress:
+    def _address(self, way: Way) -> RealmAddress:
         """Return the realm's address with the pin of what it shows just now."""
         shown = shown_certificate(self.factory.context)
-        return RealmAddress(host, port, pin_of_key(key_of(shown)))
+        return RealmAddress(way.host, way.port, pin_of_key(key_of(shown)))
