@@ -199,6 +199,11 @@ class RefusedTests(BackupTestCase):
             self.assert_restored(self.target)
             shutil.rmtree(self.target)
 
+    def test_a_value_that_is_another(self) -> None:
+        self.assertIn(b"value 2", self.whole)
+        said = self.refused(self.whole.replace(b"value 2", b"value 5"))
+        self.assertIn("altered", said)
+
     def test_every_bit_of_the_manifest(self) -> None:
         begin = self.whole.index(b'{\n  "format"')
         end = self.whole.index(b'"\n}', begin) + 3
