@@ -1,4 +1,4 @@
-"""The page as the server draws it: how numbers are written, and what keeps texts in their places."""
+"""The page as the server draws it: how numbers are written, and that texts stay in their places."""
 
 from __future__ import annotations
 
