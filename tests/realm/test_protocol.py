@@ -390,6 +390,7 @@ class RealmBehaviour(Behaviour):
     def test_a_stop_is_told_to_everybody(self) -> None:
         devices = [self.join(identity) for identity in OTHERS]
         awaiting = self.device(ALICE)
+        until(lambda: all(one.device_id for one in self.realm.conversations), "a handshake")
         in_reactor(self.factory.stop)
         for device in [*devices, awaiting]:
             (error,) = device.rest()
