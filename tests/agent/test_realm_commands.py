@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
+from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from abst.address import RealmAddress
 from abst.identity import Identity
@@ -86,12 +87,21 @@ class RealmCommandsTests(ServiceTestCase):
             self.assertIn("'abst-realm invite' makes one", realm["problem"])
 
     async def test_a_wrong_invitation_is_kept_and_never_shown(self) -> None:
+        logged: list[LogEvent] = []
+        publisher: Any = globalLogPublisher
+        publisher.addObserver(logged.append)
+        self.addCleanup(publisher.removeObserver, logged.append)
         answer = await self.add(self.link(WRONG))
         self.assertEqual("wrong_invitation", answer["code"])
         self.assertEqual([WRONG], self.kept())
         self.assertEqual(0o600, self.one.settings_file.stat().st_mode & 0o777)
         for command in ("realm_list", "status"):
             self.assertNotIn(WRONG, str(await self.ask(self.one, command=command)))
+        self.assertTrue(
+            [event for event in logged if event["log_namespace"].startswith("abst.device")]
+        )
+        for event in logged:
+            self.assertNotIn(WRONG, eventAsText(event) + repr(event))
 
     async def test_a_new_invitation_for_a_realm_that_is_known(self) -> None:
         await self.add(self.link(WRONG))
