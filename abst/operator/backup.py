@@ -16,7 +16,7 @@ from abst.operator.place import PATIENT_SECONDS, Place
 
 
 @click.command(cls=WithExample, example="abst-realm backup realm-backup.tar")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE when it is there.")
 @json_option
 @click.pass_obj

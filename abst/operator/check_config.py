@@ -24,7 +24,7 @@ WRONG_STATUS = 1
     cls=WithExample,
     example="abst-realm check-config\nabst-realm check-config new-realm.toml",
 )
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 @json_option
 @click.pass_obj
 @click.pass_context

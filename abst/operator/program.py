@@ -35,14 +35,14 @@ abst-realm revoke 6fa1b3c2"""
 @click.version_option(abst.__version__, prog_name="abst-realm", message="%(prog)s %(version)s")
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
     help="The realm's state folder. By default the service's, /var/lib/abst-realm, when a realm "
     "runs there, else abst-realm/ in the XDG state folder.",
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="FILE",
     help="The realm's configuration, which may name the folder. By default /etc/abst/realm.toml.",
 )

@@ -17,8 +17,13 @@ from abst.operator.place import Place
     cls=WithExample,
     example="abst-realm restore realm-backup.tar --force",
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="The state folder.")
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
+@click.option(
+    "--state",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="The state folder.",
+)
 @click.option("--force", is_flag=True, help="Keep what is there beside it, under another name.")
 @json_option
 @click.pass_obj

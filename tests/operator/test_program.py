@@ -47,6 +47,13 @@ class ProgramTests(TestCase):
             if words:
                 self.assertIn("--json", [name for item in command.params for name in item.opts])
 
+    def test_what_a_user_may_not_read_is_no_wrong_usage(self) -> None:
+        """A state folder is for its owner alone: whoever else asks is told so by the command."""
+        for words, command in self.all_commands().items():
+            for item in command.params:
+                if isinstance(item.type, click.Path):
+                    self.assertFalse(item.type.readable, (words, item.name))
+
     def test_the_overview_cuts_no_sentence_short(self) -> None:
         _, out, _ = run_operator("--help")
         self.assertEqual(1, out.count("...\n"), out)  # the one of the usage
