@@ -36,6 +36,9 @@ from tests.load.people import people
 
 CONTENT_BYTES = 100
 TURN_SECONDS = 1.0
+MOST_BEGUN = 64
+"""How many devices may be on their way when another one first connects."""
+
 SPARE_FILES = 100
 _HEAD = struct.Struct(">dI?")
 """When it was sent, its number among those of its sender, and whether it wants an answer."""
@@ -136,10 +139,24 @@ class Crowd:
                 self._talks[device.device_id] = talk
 
     def connect(self, each_second: float) -> None:
-        """Have all devices connect, so many in each second."""
-        now = self.now()
-        for number, device in enumerate(self.devices):
-            self.call_at(now + number / each_second, device.connect)
+        """Have all devices connect, at most so many in each second.
+
+        A process is not many devices: with too many handshakes at once it would be late with all.
+        """
+        waiting = iter(self.devices)
+        begun: list[LoadDevice] = []
+
+        def connect_next() -> None:
+            begun[:] = [device for device in begun if device.stage is not Stage.HERE]
+            if len(begun) < MOST_BEGUN:
+                device = next(waiting, None)
+                if device is None:
+                    return
+                begun.append(device)
+                device.connect()
+            self.call_at(self.now() + 1 / each_second, connect_next)
+
+        connect_next()
 
     def talk(self, each_second: float) -> None:
         """Have each device that talks speak so often from now on; 0 for never."""
