@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from unittest import SkipTest
+from urllib.parse import urlsplit
 
 from twisted.trial.unittest import TestCase
 
@@ -84,26 +86,22 @@ class PageTests(TestCase):
         if os.environ.get("ABST_WEB") != "1":
             raise SkipTest("'make web-test' runs a browser")
         self.folder = Path(tempfile.mkdtemp(prefix="abst-web-"))
-        self.addCleanup(self._remove)
+        self.addCleanup(shutil.rmtree, self.folder)
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
 
-    def _remove(self) -> None:
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        self.folder.rmdir()
-
     @contextmanager
-    def realm(self) -> Iterator[tuple[RealmProcess, str]]:
+    def realm(self, port: int = 0, name: str = "realm") -> Iterator[tuple[RealmProcess, str]]:
         """Run a realm; yield it, and the URL of its page."""
+        folder = self.folder / name
         config = "\n".join(
             [
                 'listen = ["tcp:0:interface=127.0.0.1"]',
-                f'state = "{self.folder / "state"}"',
-                'web = "tcp:0:interface=127.0.0.1"',
+                f'state = "{folder / "state"}"',
+                f'web = "tcp:{port}:interface=127.0.0.1"',
                 'host = "realm.example.org"',
             ]
         )
-        with RealmProcess(self.folder, config=config) as realm:
+        with RealmProcess(folder, config=config) as realm:
             line = realm.log_line("status and metrics at")
             yield realm, line.rpartition(" at ")[2].strip()
 
@@ -158,7 +156,7 @@ class PageTests(TestCase):
 
     def test_it_says_when_the_realm_does_not_answer_and_when_it_is_back(self) -> None:
         with self.realm() as (realm, url), Chromium(WEB_ROOT) as browser:
-            browser.open(url, width=360, height=640, scheme="dark")
+            browser.open(url, width=360, height=640, scheme="light")
             browser.wait_for("document.querySelectorAll('svg .floor').length === 4")
             realm.kill()
             browser.wait_for("problems.textContent.includes('The realm does not answer')")
@@ -166,6 +164,11 @@ class PageTests(TestCase):
             self.check(browser, 360)
             self.assertEqual("No answer", browser.value("state.textContent"))
             browser.screenshot(ARTEFACTS / "realm-page-no-answer.png")
+            port = urlsplit(url).port
+            assert port is not None
+            with self.realm(port, "next"):
+                browser.wait_for("state.textContent === 'All is well'")
+                self.assertEqual("", browser.value("problems.textContent"))
 
     def test_it_writes_numbers_as_the_server_does(self) -> None:
         with self.realm() as (_, url), Chromium(WEB_ROOT) as browser:
