@@ -18,6 +18,9 @@ MAX_CONTROL_BYTES: Final = 65536
 HEAD_START_BYTES: Final = 16384
 """How much less than others a sender has sent to come before all of them."""
 
+FEW_BYTES: Final = 16384
+"""So much leaves in one write, whoever has sent it, so nobody has to wait for a turn."""
+
 NEWCOMERS_SHARE: Final = 8
 """As one in so many parts of the room, there is more for those who come when it has been filled."""
 
@@ -44,13 +47,14 @@ class Outbox(Generic[Source]):
         data_bytes: how much waits in the second.
     """
 
-    __slots__ = ("_contest", "_control", "_runs", "control_bytes", "data_bytes")
+    __slots__ = ("_contest", "_control", "_is_mixed", "_runs", "control_bytes", "data_bytes")
 
     def __init__(self) -> None:
         self._control: deque[bytes] = deque()
         self.control_bytes = 0
-        # As long as all runs are one sender's, which is nearly always, they are a plain queue.
+        # As long as all runs are one sender's, or few, which is nearly always, they are a queue.
         self._runs: deque[tuple[bytes, int, Source]] = deque()
+        self._is_mixed = False
         self._contest: _Contest[Source] | None = None
         self.data_bytes = 0
 
@@ -92,14 +96,18 @@ class Outbox(Generic[Source]):
                 ``room_bytes`` when this is not less.
         """
         size = len(run)
+        waiting = self.data_bytes + size
         runs, contest = self._runs, self._contest
+        is_other = bool(runs) and runs[0][2] is not source
+        is_mixed = is_other or self._is_mixed
         if contest is None and (
-            not runs or runs[0][2] is source or _owner(runs[0][2]) == _owner(source)
+            not is_mixed or (waiting <= FEW_BYTES and waiting <= room_bytes // 2)
         ):
-            if self.data_bytes + size > room_bytes:
+            if waiting > room_bytes:
                 return False
+            self._is_mixed = is_mixed
             runs.append((run, count, source))
-            self.data_bytes += size
+            self.data_bytes = waiting
             return True
         if not self._has_room(size, source, room_bytes, most_bytes):
             return False
@@ -108,7 +116,7 @@ class Outbox(Generic[Source]):
             while runs:
                 contest.add(*runs.popleft())
         contest.add(run, count, source)
-        self.data_bytes += size
+        self.data_bytes = waiting
         return True
 
     def take(self, max_bytes: int) -> bytes:
@@ -120,6 +128,7 @@ class Outbox(Generic[Source]):
         if not self._control and len(self._runs) == 1:
             run = self._runs.popleft()[0]
             self.data_bytes = 0
+            self._is_mixed = False
             return run
         pieces: list[bytes] = []
         size = 0
@@ -142,7 +151,10 @@ class Outbox(Generic[Source]):
 
     def _has_room(self, size: int, source: Source, room_bytes: int, most_bytes: int) -> bool:
         """Tell whether a run fits that others than its sender wait beside, or did before."""
-        waiting = 0 if self._contest is None else self._contest.waiting_bytes(source)
+        if self._contest is None:
+            waiting = sum(len(run[0]) for run in self._runs if _owner(run[2]) == _owner(source))
+        else:
+            waiting = self._contest.waiting_bytes(source)
         if source is None or waiting == self.data_bytes:
             return self.data_bytes + size <= room_bytes
         shared = min(most_bytes, room_bytes + room_bytes // NEWCOMERS_SHARE)
@@ -157,6 +169,7 @@ class Outbox(Generic[Source]):
         self.data_bytes -= len(taken[0])
         if not self.data_bytes:
             self._contest = None
+            self._is_mixed = False
         return taken
 
 
