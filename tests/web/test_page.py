@@ -90,8 +90,10 @@ class PageTests(TestCase):
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def realm(self, port: int = 0, name: str = "realm") -> Iterator[tuple[RealmProcess, str]]:
-        """Run a realm; yield it, and the URL of its page."""
+    def realm(
+        self, port: int = 0, name: str = "realm", *lines: str
+    ) -> Iterator[tuple[RealmProcess, str]]:
+        """Run a realm, with lines in its configuration; yield it, and the URL of its page."""
         folder = self.folder / name
         config = "\n".join(
             [
@@ -99,6 +101,7 @@ class PageTests(TestCase):
                 f'state = "{folder / "state"}"',
                 f'web = "tcp:{port}:interface=127.0.0.1"',
                 'host = "realm.example.org"',
+                *lines,
             ]
         )
         with RealmProcess(folder, config=config) as realm:
@@ -169,6 +172,20 @@ class PageTests(TestCase):
             with self.realm(port, "next"):
                 browser.wait_for("state.textContent === 'All is well'")
                 self.assertEqual("", browser.value("problems.textContent"))
+
+    def test_it_says_what_is_not_well(self) -> None:
+        realm = self.realm(0, "realm", "[limits]", "connections = 4")
+        with realm as (process, url), Chromium(WEB_ROOT) as browser:
+            devices = [join(process.port, identity) for identity in identities(4)]
+            browser.open(url, width=1280, height=800, scheme="light")
+            browser.wait_for("problems.textContent.includes('4 of 4 connections are in use')")
+            self.assertEqual("1 problem", browser.value("state.textContent"))
+            self.check(browser, 1280)
+            browser.screenshot(ARTEFACTS / "realm-page-problem.png")
+            for device in devices:
+                device.close()
+            browser.wait_for("state.textContent === 'All is well'")
+            self.assertEqual("", browser.value("problems.textContent"))
 
     def test_it_writes_numbers_as_the_server_does(self) -> None:
         with self.realm() as (_, url), Chromium(WEB_ROOT) as browser:
