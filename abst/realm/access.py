@@ -73,6 +73,7 @@ class Access:
 
     Attributes:
         mode: who may; changed by ``set_mode``.
+        version: another number whenever somebody may not be here any more who might be here.
         own_devices: the realm's own, which may always be here and are counted nowhere.
         revoked: called with each device that may not be here any more.
         came: called with each device that an invitation has put on the list, once that is kept.
@@ -88,6 +89,7 @@ class Access:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.mode = mode
+        self.version = 0
         self.own_devices: set[bytes] = set()
         self.revoked: Callable[[bytes], None] = _ignore
         self.came: Callable[[DeviceRecord], None] = _ignore
@@ -141,6 +143,7 @@ class Access:
     def set_mode(self, mode: Mode) -> None:
         """Let other devices in from now on; who is here and may not be is reported."""
         self.mode = mode
+        self.version += 1
         for device_id in tuple(self.present()):
             if not self.is_admitted(device_id):
                 self.revoked(device_id)
@@ -166,6 +169,7 @@ class Access:
         """Shut a device out, at once; it stays shut out when ``done`` hears that it is not kept."""
         before = self._devices.get(device_id) or DeviceRecord(device_id, False, 0)
         record = before._replace(is_allowed=False, since=self._now())
+        self.version += 1
         self._change(AccessChange((record,)), done)
         self.revoked(device_id)
 
@@ -297,6 +301,7 @@ class Access:
 
     def _undo(self, number: int, change: AccessChange) -> None:
         """Have in force what is kept, what was asked for besides, and every revocation."""
+        self.version += 1
         for record in change.devices:
             _restore(self._devices, self._kept_devices, record.device)
             if not record.is_allowed:

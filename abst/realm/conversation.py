@@ -106,6 +106,7 @@ class Conversation:
     """
 
     __slots__ = (
+        "_admitted_by",
         "_blocked_since",
         "_drops",
         "_news",
@@ -142,6 +143,8 @@ class Conversation:
         self._stream = PacketStream(self)
         self._drops = Drops()
         self._news = News(self._members_packet)
+        # The version of the list of devices by which this one may be here.
+        self._admitted_by = realm.access.version
         self._blocked_since: float | None = None
         self._stall_watched = False
         self._progress = 0
@@ -175,6 +178,8 @@ class Conversation:
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes as they came from the device."""
         self.heard_at = now
+        if self._admitted_by != self._realm.access.version and not self._is_still_admitted():
+            return
         if self.state is State.CLOSED:
             return
         try:
@@ -510,6 +515,21 @@ class Conversation:
             realm.deadlines.add(now + self.limits.silence_seconds, self.look_for_silence)
         self.tell(requests.back_heartbeat(realm, self, hello.request))
         self._arrive(now)
+
+    def _is_still_admitted(self) -> bool:
+        """Ask again, since somebody may not be here any more; when this device may not, close.
+
+        Whoever is shut out is closed at once. This holds whatever else may fail.
+        """
+        access = self._realm.access
+        if self.state is State.HERE:
+            assert self.device_id is not None
+            refusal = access.refusal_of(self.device_id)
+            if refusal is not None:
+                self.turn_away(refusal)
+                return False
+        self._admitted_by = access.version
+        return True
 
     def _is_admitted(self, hello: Hello) -> bool:
         """Ask whether the device may be here; when it may not, or that cannot be told, close."""

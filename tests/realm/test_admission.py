@@ -319,6 +319,19 @@ class RevocationTests(AdmissionCase):
         load(*asked)
         self.assertEqual({}, self.store._kept)
 
+    def test_whatever_else_fails_nothing_that_it_sends_is_taken(self) -> None:
+        """Even when its connection was not closed."""
+        line = self.join()
+        self.access.revoked = lambda device: None
+        self.revoke()
+        self.assertEqual("", line.ended)
+        line.send(send(ALICE, BOB, b"x") * 2)
+        self.assertEqual([Code.REVOKED], line.take_codes())
+        self.assertEqual("closed", line.ended)
+        self.assertEqual([], self.bob.take())
+        self.bob.send(send(BOB, BOB, b"undisturbed"))
+        self.assertEqual(1, len(self.bob.take()))
+
     def test_it_may_come_again_once_it_is_allowed(self) -> None:
         self.join()
         self.revoke()
