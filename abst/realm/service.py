@@ -47,6 +47,9 @@ from abst.tls import realm_server_context
 
 GOODBYE_SECONDS = 3.0
 
+MAX_PEM_BYTES = 1_000_000
+"""So much of a certificate's files is looked at to see whether they have changed."""
+
 
 class RealmService(LoggingService):
     """A realm with its ports, and the socket for its operator's commands.
@@ -344,5 +347,6 @@ def _certificate_of(config: Config) -> bytes:
     digest = hashlib.sha256()
     for path in (config.certificate, config.key):
         if path is not None:
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:
+                digest.update(file.read(MAX_PEM_BYTES))
     return digest.digest()
