@@ -62,6 +62,7 @@ PURE = (
     "abst.realm.conversation",
     "abst.realm.counters",
     "abst.realm.deadlines",
+    "abst.realm.decisions",
     "abst.realm.drops",
     "abst.realm.gate",
     "abst.realm.groups",

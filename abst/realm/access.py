@@ -1,9 +1,8 @@
 """Who may use a realm (spec: access.md): everybody, who was invited, or who is on a list.
 
-Pure. Owns the list of devices, the invitations, and every decision. What is decided is in force at
-once and kept by the store soon after; when the store does not take it, it is in force no more, but
-for a revocation, which stays until the realm stops. It knows no connections: ``Realm`` ends what a
-device has that may not be here any more.
+Pure. Owns every decision about devices and invitations; how long each is in force stands in
+``decisions``. It knows no connections: ``Realm`` ends what a device has that may not be here any
+more.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from itertools import count
 from string import ascii_lowercase
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from abst.errors import AbstError, Code
+from abst.realm.decisions import Decisions
 from abst.realm.store.interface import AccessChange, DeviceRecord, Done, InvitationRecord, Store
 
 TOKEN_BYTES: Final = 16
@@ -45,9 +44,6 @@ _REFUSALS: Final = {
 """What a device is told of which nothing is known."""
 
 _NO_DIGEST: Final = bytes(32)
-
-_Key = TypeVar("_Key")
-_Record = TypeVar("_Record")
 
 
 class Invitation(NamedTuple):
@@ -95,23 +91,14 @@ class Access:
         self.came: Callable[[DeviceRecord], None] = _ignore
         self.not_kept: Callable[[bytes], None] = _ignore
         self.present: Callable[[], Iterable[bytes]] = tuple
-        self._store = store
         self._wall = wall
         self._random_bytes = random_bytes
-        # What is in force; and of that what the store is known to have.
-        self._devices = {record.device: record for record in store.devices()}
-        self._invitations = {record.name: record for record in store.invitations()}
-        self._kept_devices = dict(self._devices)
-        self._kept_invitations = dict(self._invitations)
-        self._names = {record.digest: record.name for record in self._invitations.values()}
-        # What the store was asked to keep, and has not answered yet, in order.
-        self._asked: dict[int, AccessChange] = {}
-        self._numbers = count()
+        self._decisions = Decisions(store, self._undone)
+        self._devices = self._decisions.devices
+        self._invitations = self._decisions.invitations
         # The devices that the store was told of to be here today.
         self._noted_on = 0
         self._noted: set[bytes] = set()
-        # Revocations that are in force without being kept.
-        self._unkept: dict[int, AccessChange] = {}
 
     # Decisions.
 
@@ -163,14 +150,14 @@ class Access:
         before = self._devices.get(device_id)
         seen = 0 if before is None else before.seen
         record = DeviceRecord(device_id, True, self._now(), seen, "", _checked(note))
-        self._change(AccessChange((record,)), done)
+        self._decisions.decide(AccessChange((record,)), done)
 
     def revoke(self, device_id: bytes, done: Done) -> None:
         """Shut a device out, at once; it stays shut out when ``done`` hears that it is not kept."""
         before = self._devices.get(device_id) or DeviceRecord(device_id, False, 0)
         record = before._replace(is_allowed=False, since=self._now())
         self.version += 1
-        self._change(AccessChange((record,)), done)
+        self._decisions.decide(AccessChange((record,)), done)
         self.revoked(device_id)
 
     # Invitations.
@@ -204,7 +191,7 @@ class Access:
         record = InvitationRecord(
             self._new_name(), _digest_of(text), uses, int(now), expires, _checked(note)
         )
-        self._change(AccessChange((), (record,), over), done)
+        self._decisions.decide(AccessChange((), (record,), over), done)
         return Invitation(text, record)
 
     def withdraw(self, name: str, done: Done) -> bool:
@@ -214,7 +201,7 @@ class Access:
         """
         if name not in self._invitations:
             return False
-        self._change(AccessChange((), (), (name,)), done)
+        self._decisions.decide(AccessChange((), (), (name,)), done)
         return True
 
     def _admit_by(self, device_id: bytes, text: str) -> Code | None:
@@ -231,7 +218,7 @@ class Access:
         else:
             left = invitation._replace(uses_left=invitation.uses_left - 1)
             change = AccessChange((record,), (left,))
-        self._change(change, lambda is_kept: self.came(record) if is_kept else None)
+        self._decisions.decide(change, lambda is_kept: self.came(record) if is_kept else None)
         # A store that answers at once may have failed already.
         return self.refusal_of(device_id)
 
@@ -241,7 +228,7 @@ class Access:
         What is looked for is a hash, so how long that takes says nothing of any secret.
         """
         digest = _digest_of(text)
-        record = self._invitations.get(self._names.get(digest, ""))
+        record = self._decisions.invitation_with(digest)
         is_right = hmac.compare_digest(_NO_DIGEST if record is None else record.digest, digest)
         if record is None or not is_right or _is_over(record, self._wall()):
             return None
@@ -254,7 +241,7 @@ class Access:
             if name not in self._invitations:
                 return name
 
-    # What is in force, and what is kept.
+    # What lasts.
 
     def _note_seen(self, device_id: bytes) -> None:
         record = self._devices.get(device_id)
@@ -267,51 +254,12 @@ class Access:
             self._noted.clear()
         if device_id not in self._noted:
             self._noted.add(device_id)
-            self._change(AccessChange((record._replace(seen=today),)), _ignore)
+            self._decisions.decide(AccessChange((record._replace(seen=today),)), _ignore)
 
-    def _change(self, change: AccessChange, done: Done) -> None:
-        number = next(self._numbers)
-        self._asked[number] = change
-        self._put_in_force(change)
-
-        def answered(is_kept: bool) -> None:
-            del self._asked[number]
-            if is_kept:
-                _apply(change, self._kept_devices, self._kept_invitations)
-                self._settle(number, change)
-            else:
-                self._undo(number, change)
-            done(is_kept)
-
-        self._store.change_access(change, answered)
-
-    def _put_in_force(self, change: AccessChange) -> None:
-        _apply(change, self._devices, self._invitations)
-        self._names.update((record.digest, record.name) for record in change.invitations)
-        # The name of an invitation that is gone leads nowhere; most of them shall not be such.
-        if len(self._names) > 2 * len(self._invitations):
-            self._names = {record.digest: record.name for record in self._invitations.values()}
-
-    def _settle(self, number: int, change: AccessChange) -> None:
-        """Forget the revocations that something kept has taken the place of."""
-        for record in change.devices if self._unkept else ():
-            for earlier in [it for it in self._unkept if it < number]:
-                if self._unkept[earlier].devices[0].device == record.device:
-                    del self._unkept[earlier]
-
-    def _undo(self, number: int, change: AccessChange) -> None:
-        """Have in force what is kept, what was asked for besides, and every revocation."""
+    def _undone(self, devices: Sequence[DeviceRecord]) -> None:
+        """Report who was let in by what the store has not taken."""
         self.version += 1
-        for record in change.devices:
-            _restore(self._devices, self._kept_devices, record.device)
-            if not record.is_allowed:
-                self._unkept[number] = AccessChange((record,))
-        for name in (*(it.name for it in change.invitations), *change.forgotten_invitations):
-            _restore(self._invitations, self._kept_invitations, name)
-        for _, other in sorted({**self._asked, **self._unkept}.items()):
-            _apply(other, self._devices, self._invitations)
-        self._names = {record.digest: record.name for record in self._invitations.values()}
-        for record in change.devices:
+        for record in devices:
             if record.is_allowed and not self.is_admitted(record.device):
                 self.not_kept(record.device)
 
@@ -320,24 +268,6 @@ class Access:
 
     def _today(self) -> int:
         return self._now() // DAY_SECONDS
-
-
-def _apply(
-    change: AccessChange,
-    devices: dict[bytes, DeviceRecord],
-    invitations: dict[str, InvitationRecord],
-) -> None:
-    devices.update((record.device, record) for record in change.devices)
-    invitations.update((record.name, record) for record in change.invitations)
-    for name in change.forgotten_invitations:
-        invitations.pop(name, None)
-
-
-def _restore(in_force: dict[_Key, _Record], kept: dict[_Key, _Record], key: _Key) -> None:
-    if key in kept:
-        in_force[key] = kept[key]
-    else:
-        in_force.pop(key, None)
 
 
 def _is_over(record: InvitationRecord, now: float) -> bool:

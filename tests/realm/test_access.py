@@ -458,7 +458,8 @@ class AccessMachine(RuleBasedStateMachine):
             self.answer(True)
         self.reopen()
         again = self.begin()
-        unkept = {change.devices[0].device for change in self.access._unkept.values()}
+        changes = self.access._decisions._unkept.values()
+        unkept = {change.devices[0].device for change in changes}
         for device in DEVICES:
             if device not in unkept:
                 assert again._devices.get(device) == self.access._devices.get(device)

@@ -219,15 +219,15 @@ class AccessTests(StoreCase):
         store._gathered = []
 
     def test_a_process_that_is_killed_before_the_commit_has_decided_nothing(self) -> None:
+        limited = LIMITED._replace(digest=hashlib.sha256(b"secret").digest())
         store = self.open()
-        self.change(store, AccessChange((), (LIMITED,)))
+        self.change(store, AccessChange((), (limited,)))
+        self.close(store)
+        store = self.open()
         # The thread is busy, so the change waits; what is on the disk is copied meanwhile.
         busy = threading.Event()
         store._ask(_Job(lambda *_: busy.wait(), None, lambda _: None, None))
         access = Access(Mode.INVITED, store, lambda: 1000.0, os.urandom)
-        access._names = {hashlib.sha256(b"secret").digest(): LIMITED.name}
-        secret = LIMITED._replace(digest=hashlib.sha256(b"secret").digest())
-        access._invitations[LIMITED.name] = secret
         self.assertIsNone(access.admit(ALLOWED.device, "secret"))
         for end in ("", "-wal"):
             shutil.copy(f"{self.path}{end}", f"{self.path}.killed{end}")
@@ -237,7 +237,7 @@ class AccessTests(StoreCase):
         self.assertEqual([ALLOWED.device], [it.device for it in self.open().devices()])
         self.path = self.path.with_name(self.path.name + ".killed")
         store = self.open()
-        self.assertEqual(([], [LIMITED]), (list(store.devices()), list(store.invitations())))
+        self.assertEqual(([], [limited]), (list(store.devices()), list(store.invitations())))
 
     def test_volumes_of_one_month_are_added_to_and_of_another_put_in_their_place(self) -> None:
         store = self.open()
