@@ -25,8 +25,12 @@ from abst.shares import Shares
 EVENTS_PER_TURN: Final = 256
 """How many ready descriptors are called before the rest of the program has its turn."""
 
-TURN_SECONDS: Final = 0.003
-"""After how long no other one is called before it is looked who else is ready."""
+TURN_BYTES: Final = 262_144
+"""After how much has been read no other one is called before it is looked who else is ready."""
+
+TURN_SECONDS: Final = 0.01
+"""The same in time, for those who cause more work than that: not less, since a machine that does
+other things too would cut turns off that are short."""
 
 HEAD_START_BYTES: Final = 16384
 """How much less than others somebody has read to be called before all of them."""
@@ -143,15 +147,16 @@ class Poller:
             ready.sort(key=lambda number_and_event: start_of(number_and_event[0]))
         seconds = self._seconds
         end = seconds() + TURN_SECONDS
+        bytes_left = TURN_BYTES
         left = len(ready)
         self.polling = True
         for number, event in ready:
+            read_bytes = self._call(number, event)
             if is_busy:
-                self._call_in_turn(number, event)
-            else:
-                self._call(number, event)
+                self._shares.take(number, self._shares.start_of(number), read_bytes)
             left -= 1
-            if left and seconds() >= end:
+            bytes_left -= read_bytes
+            if left and (bytes_left <= 0 or seconds() >= end):
                 # They stay ready, and the next turn finds them.
                 break
         self.polling = False
@@ -166,26 +171,22 @@ class Poller:
 
     # Inside.
 
-    def _call(self, number: int, event: int) -> None:
+    def _call(self, number: int, event: int) -> int:
+        """Call a descriptor; return how much it has read, or as how much that counts."""
         descriptors = self._descriptors
         descriptor = descriptors.get(number)
         if descriptor is None:
-            return
+            return 0
+        read_bytes = 0
         try:
             if event & ~select.EPOLLOUT:
                 descriptor.doRead()
+                read_bytes = getattr(descriptor, "turn_bytes", 0)
             if event & select.EPOLLOUT and number in descriptors:
                 descriptor.doWrite()
         except Exception:
             self._failed(descriptor)
-
-    def _call_in_turn(self, number: int, event: int) -> None:
-        """Do the same, and count what was read, so that others come before the next time."""
-        start = self._shares.start_of(number)
-        descriptor = self._descriptors.get(number)
-        self._call(number, event)
-        read_bytes = getattr(descriptor, "turn_bytes", 0) if event & ~select.EPOLLOUT else 0
-        self._shares.take(number, start, max(LEAST_TURN_BYTES, read_bytes))
+        return read_bytes if read_bytes > LEAST_TURN_BYTES else LEAST_TURN_BYTES
 
     def _change(self, descriptor: Any, add: int = 0, remove: int = 0) -> None:
         number = descriptor.fileno()
