@@ -141,6 +141,11 @@ class Access:
         """Return every device that was decided about, the oldest decision first."""
         return sorted(self._devices.values(), key=lambda record: (record.since, record.device))
 
+    def count_devices(self) -> tuple[int, int]:
+        """Return how many devices were allowed, and how many revoked."""
+        allowed = sum(record.is_allowed for record in self._devices.values())
+        return allowed, len(self._devices) - allowed
+
     def allow(self, device_id: bytes, note: str, done: Done) -> None:
         """Put a device on the list, also one that was revoked.
 
@@ -210,7 +215,9 @@ class Access:
             return Code.WRONG_INVITATION
         if len(self._devices) >= MAX_DEVICES:
             return Code.REALM_FULL
-        record = DeviceRecord(device_id, True, self._now(), self._today(), invitation.name)
+        record = DeviceRecord(
+            device_id, True, self._now(), self._today(), invitation.name, invitation.note
+        )
         if invitation.uses_left == 0:
             change = AccessChange((record,))
         elif invitation.uses_left == 1:

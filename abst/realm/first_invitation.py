@@ -20,7 +20,7 @@ from abst.realm.access import Access, Mode
 from abst.realm.state_folder import INVITATION_FILE, write_secret
 from abst.realm.store.interface import DeviceRecord
 
-NOTE: Final = "for the first device, made by the realm itself"
+NOTE: Final = "first device (by the link that the realm made itself)"
 
 
 class FirstInvitation:

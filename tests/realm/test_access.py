@@ -179,7 +179,10 @@ class InvitationTests(AccessCase):
         (record,) = self.access.devices()
         day = int(NOON // DAY)
         self.assertEqual(
-            DeviceRecord(ALICE, True, int(NOON), day, invitation.record.name, ""), record
+            DeviceRecord(
+                ALICE, True, int(NOON), day, invitation.record.name, invitation.record.note
+            ),
+            record,
         )
         self.assertEqual([1], [it.uses_left for it in self.access.invitations()])
         self.assertIsNone(self.access.admit(BOB, invitation.text))
@@ -524,12 +527,12 @@ class _Waiting(SqliteStore):
 class StateMachineTests(SynchronousTestCase):
     def test_whatever_is_asked_for_and_whatever_the_disk_takes(self) -> None:
         run_state_machine_as_test(
-            AccessMachine, settings=settings(max_examples=30, stateful_step_count=30)
+            AccessMachine, settings=settings(max_examples=20, stateful_step_count=30)
         )
 
     def test_the_same_with_a_file(self) -> None:
         run_state_machine_as_test(
-            SqliteAccessMachine, settings=settings(max_examples=6, stateful_step_count=20)
+            SqliteAccessMachine, settings=settings(max_examples=5, stateful_step_count=15)
         )
 
 

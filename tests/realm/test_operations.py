@@ -213,7 +213,7 @@ class DeviceTests(OperationsTestCase):
         self.assertEqual({str(ALICE), str(BOB)}, set(found))
         alice, bob = found[str(ALICE)], found[str(BOB)]
         self.assertEqual((True, True, 1), (alice["allowed"], alice["here"], alice["connections"]))
-        self.assertEqual(invitation["name"], alice["invitation"])
+        self.assertEqual((invitation["name"], "Ada"), (alice["invitation"], alice["note"]))
         self.assertEqual("2027-01-15", alice["last_here"])
         self.assertEqual((False, None, "a tablet"), (bob["here"], bob["last_here"], bob["note"]))
         self.assertEqual([str(ALICE)], [it["device_id"] for it in self.listed(here=True)])
