@@ -146,6 +146,11 @@ class Groups:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def members(self) -> int:
+        """How often a device that is here has joined one."""
+        return sum(len(group.members) for group in self._groups.values())
+
     def records(self) -> list[tuple[GroupRecord, int]]:
         """Return every group, and how many of its members are here."""
         return [(group.record, len(group.members)) for group in self._groups.values()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,7 +52,7 @@ class Numbers:
         revoked: how many devices are known that may not be here.
         invitations: how many are good.
         here: how many devices are here, the realm's own not counted.
-        awaited: connections that have not said Hello.
+        awaited: connections that have not said Hello, or are about to end.
         newcomers: connections without TLS whose first packet has not come whole.
         legs: connections that are legs of circuits.
         queue_bytes: what waits for all devices together.
@@ -97,31 +96,25 @@ def read(realm: Realm, newcomers: int, legs: int) -> Numbers:
         newcomers: how many connections have not shown yet what they are.
         legs: how many are legs of circuits.
     """
-    own = realm.access.own_devices
-    states = Counter(
-        conversation.state
-        for conversation in realm.conversations
-        if conversation.device_id not in own
-    )
+    own = sum(len(realm.by_device.get(device_id, ())) for device_id in realm.access.own_devices)
     circuits = realm.circuits.count_states()
-    devices = realm.access.devices()
-    allowed = sum(record.is_allowed for record in devices)
+    listed, revoked = realm.access.count_devices()
     return Numbers(
         limits=realm.limits,
         counters=realm.counters,
         mode=str(realm.access.mode),
-        listed=allowed,
-        revoked=len(devices) - allowed,
+        listed=listed,
+        revoked=revoked,
         invitations=len(realm.access.invitations()),
-        here=states[State.HERE],
-        awaited=states[State.AWAITING_HELLO],
+        here=realm.here,
+        awaited=len(realm.conversations) - realm.here - own,
         newcomers=newcomers,
         legs=legs,
         queue_bytes=realm.queued_bytes,
         circuits_waiting=circuits[CircuitState.MEETING],
         circuits_joined=circuits[CircuitState.JOINED],
         groups=len(realm.groups),
-        members=sum(len(conversation.memberships) for conversation in realm.conversations),
+        members=realm.groups.members,
         stored_bytes=0 if realm.values is None else realm.values.stored_bytes,
         loaded_values=0 if realm.values is None else realm.values.loaded_values,
     )
