@@ -33,6 +33,7 @@ PURE = (
     "abst.value_history",
     "abst.device.agreement",
     "abst.device.announcement",
+    "abst.device.backoff",
     "abst.device.finding",
     "abst.device.groups.changes",
     "abst.device.groups.draft",

@@ -1,8 +1,8 @@
-"""Why a connection to a realm was not made or is gone, in words for people."""
+"""Why a connection to a realm was not made or is gone, and whether that is going to last."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.error import (
     ConnectError,
@@ -15,6 +15,19 @@ from twisted.internet.error import (
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
+from abst.errors import AbstError, Code, IdentityError, RealmRefusedError
+from abst.packets import Error
+
+LASTING_REFUSALS: Final = frozenset(
+    {
+        Code.NOT_INVITED,
+        Code.WRONG_INVITATION,
+        Code.NOT_LISTED,
+        Code.REVOKED,
+        Code.WRONG_VERSION,
+    }
+)
+"""Refusals that last until somebody does something; others pass by themselves."""
 
 
 def connect_problem(failure: Failure, address: RealmAddress) -> str:
@@ -41,3 +54,14 @@ def connect_problem(failure: Failure, address: RealmAddress) -> str:
     if failure.check(ConnectError):
         return f"{where} refused the connection: is the realm running?"
     return f"{where}: {failure.getErrorMessage()}"
+
+
+def refusal_of(error: Error) -> RealmRefusedError:
+    """Return what an Error means that closes a connection."""
+    return RealmRefusedError(error.code, error.reason, error.retry_after)
+
+
+def lasting_refusal(problem: AbstError) -> AbstError | None:
+    """Return why a link is going to stay down, or None when it may come up by itself."""
+    refused = isinstance(problem, RealmRefusedError) and problem.code in LASTING_REFUSALS
+    return problem if refused or isinstance(problem, IdentityError) else None

@@ -13,9 +13,10 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from abst.device.backoff import next_wait_seconds
 from abst.device.knock import RANDOM_BYTES, knock
 from abst.device.leg import Leg
-from abst.device.link import Link, next_wait_seconds
+from abst.device.link import Link
 from abst.device.peers import Peer
 from abst.device.pipes import Pipe
 from abst.device_id import DeviceID

@@ -19,7 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from abst.address import RealmAddress
-from abst.device.connect_problem import connect_problem
+from abst.device.backoff import Backoff
+from abst.device.connect_problem import connect_problem, lasting_refusal, refusal_of
 from abst.device.leg_pipe import LegDialler
 from abst.device.paths import Path
 from abst.device.pipes import Pipe
@@ -38,7 +39,6 @@ from abst.device.requests import Requests
 from abst.errors import (
     AbstError,
     Code,
-    IdentityError,
     LocalProtocolError,
     PeerUnreachableError,
     RealmRefusedError,
@@ -48,25 +48,9 @@ from abst.identity import Identity
 from abst.packets import Circuit, Error, Packet
 from abst.tls import realm_client_creator
 
-FIRST_WAIT_SECONDS: Final = 1.0
-WAIT_FACTOR: Final = 1.5
-MAX_WAIT_SECONDS: Final = 60.0
-MAX_ASKED_WAIT_SECONDS: Final = 3600.0
-STABLE_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 10.0
 HURRY_SECONDS: Final = 5.0
 """A connection lost so soon after a change of this device's network is made anew at once."""
-
-LASTING_REFUSALS: Final = frozenset(
-    {
-        Code.NOT_INVITED,
-        Code.WRONG_INVITATION,
-        Code.NOT_LISTED,
-        Code.REVOKED,
-        Code.WRONG_VERSION,
-    }
-)
-"""Refusals that last until somebody does something; others pass by themselves."""
 
 NOT_YET: Final = "not connected yet"
 """The problem of a link that has not come to the end of its first try."""
@@ -167,69 +151,6 @@ class Link(Protocol):
             circuit: what the realm has said.
             inside_tls: whether a plain leg has just come to nothing.
         """
-
-
-def next_wait_seconds(failures: int, asked_seconds: float | None, fraction: float) -> float:
-    """Return how long to wait before the next try.
-
-    Args:
-        failures: tries that failed since the last stable connection, at least 1.
-        asked_seconds: what the realm asked for, or None.
-        fraction: a random number in [0, 1).
-    """
-    most = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_FACTOR ** min(failures, 20))
-    wait = fraction * most
-    if asked_seconds is None:
-        return wait
-    return max(min(asked_seconds, MAX_ASKED_WAIT_SECONDS), 0.0) + (
-        wait if failures > 1 else fraction * 0.1
-    )
-
-
-def lasting_refusal(problem: AbstError) -> AbstError | None:
-    """Return why a link is going to stay down, or None when it may come up by itself."""
-    refused = isinstance(problem, RealmRefusedError) and problem.code in LASTING_REFUSALS
-    return problem if refused or isinstance(problem, IdentityError) else None
-
-
-class Backoff:
-    """How long a link waits before each try to connect.
-
-    Args:
-        random_fraction: returns a number in [0, 1), for the jitter.
-    """
-
-    def __init__(self, random_fraction: Callable[[], float]) -> None:
-        self._random_fraction = random_fraction
-        self._failures = 0
-        self._asked_seconds: float | None = None
-        self._up_since: float | None = None
-
-    def connected(self, now: float) -> None:
-        """Note that the realm has accepted this device."""
-        self._asked_seconds = None
-        self._up_since = now
-
-    def refused(self, error: Error) -> None:
-        """Note when the realm wants to be asked again."""
-        if error.retry_after is not None and error.target_device is None:
-            self._asked_seconds = float(error.retry_after)
-
-    def disconnected(self, now: float) -> None:
-        """Note that the connection is gone; a stable one makes up for what failed before."""
-        if self._up_since is not None and now - self._up_since >= STABLE_SECONDS:
-            self._failures = 0
-        self._up_since = None
-
-    def network_changed(self) -> None:
-        """Forget what has failed: that was in another network."""
-        self._failures = 0
-
-    def next_wait_seconds(self) -> float:
-        """Return how long to wait now, after another try has failed or a connection was lost."""
-        self._failures += 1
-        asked, self._asked_seconds = self._asked_seconds, None
-        return next_wait_seconds(self._failures, asked, self._random_fraction())
 
 
 class RealmLink:
@@ -578,11 +499,6 @@ class _LinkProtocol(TwistedProtocol):
         self._last_words = self._last_words or problem
         self._client = None
         self.transport.abortConnection()
-
-
-def refusal_of(error: Error) -> RealmRefusedError:
-    """Return what an Error means that closes a connection."""
-    return RealmRefusedError(error.code, error.reason, error.retry_after)
 
 
 def _short(address: RealmAddress) -> str:

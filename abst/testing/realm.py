@@ -11,7 +11,9 @@ from twisted.internet.task import Clock
 
 from abst import packets
 from abst.address import RealmAddress
-from abst.device.link import NOT_YET, Backoff, LinkOwner, lasting_refusal, refusal_of
+from abst.device.backoff import Backoff
+from abst.device.connect_problem import lasting_refusal, refusal_of
+from abst.device.link import NOT_YET, LinkOwner
 from abst.device.paths import Path
 from abst.device.pipes import Pipe
 from abst.device.realm_client import (

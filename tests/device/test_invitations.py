@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from abst.address import RealmAddress
 from abst.device import Device, DeviceFactory
-from abst.device.link import NOT_YET, RealmLink, lasting_refusal
+from abst.device.connect_problem import lasting_refusal
+from abst.device.link import NOT_YET, RealmLink
 from abst.errors import AbstError, Code, RealmRefusedError, WrongKeyError
 from abst.realm.access import Mode
 from abst.realm.store.interface import AccessChange, Done

@@ -26,18 +26,17 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from abst.address import RealmAddress, pin_of_key
 from abst.device import Device, Peer, parse_target
-from abst.device.connect_problem import connect_problem
-from abst.device.link import (
+from abst.device.backoff import (
     FIRST_WAIT_SECONDS,
     MAX_ASKED_WAIT_SECONDS,
     MAX_WAIT_SECONDS,
     STABLE_SECONDS,
     WAIT_FACTOR,
     Backoff,
-    Link,
-    RealmLink,
     next_wait_seconds,
 )
+from abst.device.connect_problem import connect_problem
+from abst.device.link import Link, RealmLink
 from abst.errors import AbstError, PeerUnreachableError
 from abst.identity import Identity
 from abst.packets import HEADROOM_BYTES, MAX_PACKET_BYTES, Circuit, Error, JoinGroup, Packet

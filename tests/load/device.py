@@ -14,7 +14,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from abst import codec
-from abst.device.link import Backoff
+from abst.device.backoff import Backoff
 from abst.errors import MEANINGS, AbstError, Code
 from abst.packets import MAX_VALUE_PACKET_BYTES, REALM_TO_DEVICE, BackHeartbeat, Error, Hello, Send
 from abst.packets import parse as parse_packet
