@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from unittest import SkipTest
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from abst.poller import Poller, descriptor_set
+from abst.poller import TURN_BYTES, TURN_SECONDS, Poller, descriptor_set, pace_of
 
 
 @implementer(IReactorFDSet)
@@ -267,6 +268,93 @@ class PollerTests(SynchronousTestCase):
         called = self.turn()
         self.assertLess(len(called), 300)
         self.assertEqual(300, len({*called, *self.turn()}))
+
+
+class Reader(Descriptor):
+    """A descriptor that says how much it has read."""
+
+    def __init__(self, name: str, calls: list[str], read_bytes: int) -> None:
+        super().__init__(name, calls)
+        self.turn_bytes = read_bytes
+        self.when_read = lambda: None
+        self.there.send(b"x")
+
+
+class BusyPollerTests(SynchronousTestCase):
+    """What is done when more is there to be read than a turn has time for."""
+
+    def setUp(self) -> None:
+        if not hasattr(select, "epoll"):
+            raise SkipTest("there is no epoll here")
+        self.now = 1000.0
+        self.calls: list[str] = []
+        self.poller = Poller(Reactor(), lambda: None, lambda: self.now)
+
+    def add(self, name: str, read_bytes: int) -> Reader:
+        """Add a descriptor that is always ready."""
+        reader = Reader(name, self.calls, read_bytes)
+        self.addCleanup(reader.here.close)
+        self.addCleanup(reader.there.close)
+        self.poller.addReader(reader)
+        return reader
+
+    def turns(self, number: int) -> Counter[str]:
+        """Return how often each was called in so many turns."""
+        self.calls.clear()
+        for _ in range(number):
+            self.poller.doRead()
+        return Counter(self.calls)
+
+    def test_a_turn_ends_when_much_was_read(self) -> None:
+        for number in range(10):
+            self.add(f"greedy {number}", TURN_BYTES // 4)
+        self.assertFalse(self.poller.is_busy)
+        self.assertEqual(4, sum(self.turns(1).values()))
+        self.assertTrue(self.poller.is_busy)
+
+    def test_all_have_as_many_turns(self) -> None:
+        for number in range(10):
+            self.add(f"greedy {number}", TURN_BYTES // 4)
+        called = self.turns(50)
+        self.assertEqual(200, sum(called.values()))
+        self.assertLessEqual(max(called.values()) - min(called.values()), 2)
+
+    def test_turns_are_measured_in_bytes(self) -> None:
+        for number in range(4):
+            self.add(f"greedy {number}", TURN_BYTES // 4)
+            self.add(f"half as greedy {number}", TURN_BYTES // 8)
+        called = self.turns(100)
+        for number in range(4):
+            ratio = called[f"half as greedy {number} read"] / called[f"greedy {number} read"]
+            self.assertAlmostEqual(2.0, ratio, places=0)
+
+    def test_who_reads_little_is_called_in_each_turn(self) -> None:
+        for number in range(50):
+            self.add(f"greedy {number}", TURN_BYTES // 16)
+        self.turns(10)
+        self.add("light", 100)
+        self.assertEqual(20, self.turns(20)["light read"])
+
+    def test_a_turn_ends_when_it_takes_long(self) -> None:
+        def work() -> None:
+            self.now += TURN_SECONDS / 2
+
+        for number in range(10):
+            self.add(f"slow {number}", 0).when_read = work
+        self.assertEqual(2, sum(self.turns(1).values()))
+
+    def test_it_is_not_busy_any_more_when_a_turn_is_enough(self) -> None:
+        greedy = [self.add(f"greedy {number}", TURN_BYTES // 2) for number in range(4)]
+        self.turns(3)
+        for reader in greedy[1:]:
+            self.poller.removeReader(reader)
+        self.turns(1)
+        self.assertFalse(self.poller.is_busy)
+        self.assertEqual(0, len(self.poller._shares))
+
+    def test_another_set_of_descriptors_is_never_busy(self) -> None:
+        self.assertIs(self.poller, pace_of(self.poller))
+        self.assertFalse(pace_of(Reactor()).is_busy)
 
 
 class DescriptorSetTests(SynchronousTestCase):

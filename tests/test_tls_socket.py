@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import select
 import socket
 import ssl
 import struct
+import termios
 import threading
 import weakref
 from typing import Any, cast
@@ -26,7 +28,13 @@ from abst.identity import Identity
 from abst.poller import Poller
 from abst.realm.legs import tune_leg
 from abst.tls import device_key_of, realm_server_context
-from abst.tls_socket import LINGER_SECONDS, READ_BYTES, TlsAcceptor, TlsSocket
+from abst.tls_socket import (
+    LINGER_SECONDS,
+    READ_BYTES,
+    READS_PER_TURN,
+    TlsAcceptor,
+    TlsSocket,
+)
 from tests.carriers import (
     PATIENCE_SECONDS,
     Behaviour,
@@ -113,6 +121,12 @@ class Server(Factory):
         self.notes.append(Notes())
         self.acceptors.append(TlsAcceptor(self.descriptors, CONTEXT, self.notes[-1], PlainEcho))
         return self.acceptors[-1]
+
+
+def _readable_bytes(connection: socket.socket) -> int:
+    """Return how much has come that nobody has read."""
+    answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
 
 
 class TlsStage(Behaviour):
@@ -619,25 +633,37 @@ class OnPollerTests(HalfCloseBehaviour, TestCase):
         """However much has come, a turn reads some records and no more."""
         connection, notes = self.connect()
         other, other_notes = self.connect()
-        before = len(notes.received)
         connection.sendall(bytes(MEGABYTE))
         other.sendall(b"x")
         until(lambda: other_notes.received, "the other's byte")
-        until(lambda: len(notes.received) == before + MEGABYTE, "all of the first")
-        largest = 4 * READ_BYTES
+        until(lambda: len(notes.received) == MEGABYTE, "all of the first")
+
+    @in_thread
+    def test_a_turn_reads_some_records_and_one_while_others_wait(self) -> None:
+        connection, notes = self.connect()
+        handle = notes.transport.getHandle()
+        records = READS_PER_TURN + 3
+        # Each comes whole before it is looked for: TLS may not hold a part of one.
+        size = READ_BYTES + 22
+        in_reactor(self.descriptors.removeReader, notes.transport)
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MEGABYTE)
+        for _ in range(records):
+            connection.sendall(bytes(READ_BYTES))
+        until(lambda: _readable_bytes(handle) >= records * size, "all records")
         seen: list[int] = []
 
-        def turn() -> None:
+        def turn(is_busy: bool) -> None:
             begin = len(notes.received)
+            self.descriptors.is_busy = is_busy
             notes.transport.doRead()
-            seen.append(len(notes.received) - begin)
+            self.descriptors.is_busy = False
+            seen.append((len(notes.received) - begin) // READ_BYTES)
+            self.assertEqual(notes.transport.turn_bytes, len(notes.received) - begin)
 
-        in_reactor(self.descriptors.removeReader, notes.transport)
-        connection.sendall(bytes(10 * READ_BYTES))
-        for _ in range(4):
-            in_reactor(turn)
+        for is_busy in (False, True, True, False, False):
+            in_reactor(turn, is_busy)
         in_reactor(self.descriptors.addReader, notes.transport)
-        self.assertEqual([largest, largest, 2 * READ_BYTES, 0], seen)
+        self.assertEqual([READS_PER_TURN, 1, 1, 1, 0], seen)
 
     @in_thread
     def test_progress_is_what_the_other_end_has_read(self) -> None:
