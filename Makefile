@@ -35,8 +35,10 @@ CHECKED = $(wildcard abst twisted/plugins tests benchmarks examples)
 PACKAGE_FILES := $(wildcard setup.py setup.cfg MANIFEST.in LICENSE README.md abst twisted)
 # The benchmarks' own environments, and what they hold.
 OTHERS := .venv/crossbar/.others .venv/magic-wormhole/.others
-# Debian 13 root folders: one builds the packages, one has what they depend on, one has a browser.
+# Debian 13 root folders: one builds the packages, one has what they depend on, one has what tries them, one has
+# a browser. Beside them the packages of the version before, to upgrade from: the last one that was open to all.
 DEB_ROOTS := .venv/debian-13-roots
+DEB_BEFORE := 721d29f
 WEB_PACKAGES := chromium fonts-dejavu-core prometheus
 PACKAGES_crossbar := crossbar
 PACKAGES_magic-wormhole := magic-wormhole magic-wormhole-mailbox-server magic-wormhole-transit-relay
@@ -144,6 +146,9 @@ deb-test: $(LATEST)/.test $(LATEST)/.package ## boot a Debian 13 with the packag
 	@if tests/deb/boot --check; then \
 	    needed=$$(debian/tools/depends dist) && \
 	    debian/tools/make-root $(DEB_ROOTS)/service $$needed systemd-sysv iproute2 && \
+	    debian/tools/make-root $(DEB_ROOTS)/tools $$needed autopkgtest dpkg-dev piuparts && \
+	    debian/tools/try-packages $(DEB_ROOTS)/tools $(DEB_ROOTS)/service dist && \
+	    debian/tools/build-before $(DEB_ROOTS)/build $(DEB_ROOTS)/before $(DEB_BEFORE) && \
 	    ABST_DEB=1 $(TRIAL) $(TRIAL_FLAGS) $(DEB_TESTS); \
 	else echo "== skipped: this machine cannot boot another one"; fi
 

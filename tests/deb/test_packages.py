@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,10 +18,13 @@ from tests.certificates import write_certificate
 from tests.deb.machine import Machine, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
-DEBIAN = ROOT / ".venv" / "debian-13-roots" / "service"
+ROOTS = ROOT / ".venv" / "debian-13-roots"
+DEBIAN = ROOTS / "service"
+BEFORE = ROOTS / "before"
 UNIT = "abst-realm.service"
 STATE = "/var/lib/abst-realm"
 CREDENTIALS = f"/run/credentials/{UNIT}"
+ABST_LAPTOP = ("abst", "--home", "/home/ada/laptop")
 MAX_EXPOSURE = 1.5
 """As ``systemd-analyze security`` counts: 10 is a service that may do anything."""
 
@@ -33,13 +38,38 @@ class PackagesTests(TestCase):
         self.assertTrue(DEBIAN.is_dir(), "make deb-test makes it")
         self.folder = Path(self.mktemp()).resolve()
         self.folder.mkdir()
-        for package in (ROOT / "dist").glob("*.deb"):
-            shutil.copy(package, self.folder)
+        for folder, packages in ((self.folder, ROOT / "dist"), (self.folder / "before", BEFORE)):
+            folder.mkdir(exist_ok=True)
+            for package in packages.glob("*.deb"):
+                shutil.copy(package, folder)
         self.machine = Machine(DEBIAN, self.folder)
         self.addCleanup(self.machine.close)
 
     def install(self) -> None:
-        self.machine.run("sh", "-c", "dpkg --install /mnt/*.deb")
+        self.machine.run("sh", "-c", "dpkg --force-confold --install /mnt/*.deb")
+
+    def operate(self, *arguments: str) -> dict[str, Any]:
+        """Run a command of the realm's operator; return its JSON."""
+        found: dict[str, Any] = json.loads(self.machine.run("abst-realm", *arguments, "--json"))
+        return found
+
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
+        """Return the entries of the realm's journal."""
+        lines = self.machine.run("journalctl", "--output=json", f"--unit={UNIT}", *matches)
+        return [json.loads(line) for line in lines.splitlines()]
+
+    def write(self, file: str, text: str) -> None:
+        self.machine.run("sh", "-c", 'printf %s "$0" > "$1"', text, file)
+
+    def lose_nobody(self) -> Callable[[], None]:
+        """Return what fails when a connection has ended meanwhile."""
+        gone = len([e for e in self.journal() if " is gone " in str(e["MESSAGE"])])
+
+        def look() -> None:
+            now = [e["MESSAGE"] for e in self.journal() if " is gone " in str(e["MESSAGE"])]
+            self.assertEqual([], now[gone:])
+
+        return look
 
     def ours(self) -> set[str]:
         """Return the files of the machine's system with ABST's name, in homes excepted."""
@@ -64,27 +94,26 @@ class PackagesTests(TestCase):
 
     def invite(self) -> str:
         """Return a link for one more device, as the operator makes it."""
-        said = self.machine.run("abst-realm", "invite", "--json")
-        (link,) = json.loads(said[said.index("{") :])["links"]
+        (link,) = self.operate("invite")["links"]
         return str(link)
 
-    def make_devices(self) -> None:
-        """Make two devices that were invited to the realm and trust each other."""
-        # A new realm has an invitation for its first device.
-        links = {
-            "phone": self.machine.run("cat", f"{STATE}/first-invitation").strip(),
-            "laptop": self.invite(),
-        }
+    def make_devices(self, *links: str) -> None:
+        """Make two devices that trust each other and use the realm, each by a link."""
         self.machine.run("useradd", "--create-home", "--shell", "/bin/sh", "ada")
         ids = {
             name: self.agent(name, "init", "--name", name)["device_id"]
             for name in ("phone", "laptop")
         }
-        for name, other in (("phone", "laptop"), ("laptop", "phone")):
+        for name, other, link in zip(ids, reversed(ids), links, strict=True):
             self.agent(name, "lan", "off")
-            added = self.agent(name, "realm", "add", links[name])
-            self.assertTrue(added["up"], added)
+            added = self.agent(name, "realm", "add", link)
+            self.assertTrue(added.get("up", True), added)
             self.agent(name, "trust", str(ids[other]), "--name", other)
+
+    def invited(self) -> tuple[str, str]:
+        """Return two links, of which the first is the realm's own for the first device."""
+        first = self.machine.run("cat", f"{STATE}/first-invitation").strip()
+        return first, self.invite()
 
     def wait_for_devices(self, number: int) -> None:
         wanted = f"devices here: {number}"
@@ -104,7 +133,7 @@ class PackagesTests(TestCase):
         address = machine.run("cat", f"{STATE}/address").strip()
         self.assertTrue(address.startswith("abst://127.0.0.1:42278/?pin="), address)
         machine.run("systemd-analyze", "security", f"--threshold={MAX_EXPOSURE * 10:.0f}", UNIT)
-        self.assertNotIn("open files", machine.run("journalctl", "--unit", UNIT))
+        self.assertNotIn("LimitNOFILE", machine.run("journalctl", "--unit", UNIT))
 
         # From here on the watchdog has less patience than it has outside of tests.
         drop_in = f"/run/systemd/system/{UNIT}.d"
@@ -115,8 +144,9 @@ class PackagesTests(TestCase):
         self.assertEqual(address, machine.run("cat", f"{STATE}/address").strip())
 
         # Devices use it, also through a circuit.
-        self.make_devices()
+        self.make_devices(*self.invited())
         self.wait_for_devices(2)
+        self.assertIn("No such file", machine.try_run("cat", f"{STATE}/first-invitation").stdout)
         self.agent("phone", "message", "laptop", "hello")
         machine.run("sh", "-c", "head -c 3000000 /dev/urandom > /tmp/photo")
         machine.run("abst", "--home", "/home/ada/phone", "send", "laptop", "/tmp/photo", user="ada")
@@ -138,6 +168,14 @@ class PackagesTests(TestCase):
         self.assertNotEqual(process_id, machine.show(UNIT, "MainPID"))
         self.assertEqual(address, machine.run("cat", f"{STATE}/address").strip())
         self.wait_for_devices(2)
+
+        # The journal tells a connection's story by its number.
+        (here,) = self.journal(
+            "ABST_CONNECTION=1", "--boot", f"_PID={machine.show(UNIT, 'MainPID')}"
+        )
+        self.assertIn("connection 1: device", here["MESSAGE"])
+        self.assertEqual(("abst-realm", "6"), (here["SYSLOG_IDENTIFIER"], here["PRIORITY"]))
+        self.assertEqual(8, len(here["ABST_DEVICE"]))
 
         # Stopped, it ends well, and stays so.
         machine.run("systemctl", "stop", UNIT)
@@ -194,15 +232,125 @@ class PackagesTests(TestCase):
         shown = machine.run("python3", "-c", fetch)
         self.assertIn(shown.strip(), files[0].read_text("ascii"))
 
+    def test_an_operator_decides_and_reloads_and_nobody_is_lost(self) -> None:
+        machine = self.machine
+        self.install()
+        address = machine.run("cat", f"{STATE}/address").strip()
+        self.make_devices(*self.invited())
+        self.wait_for_devices(2)
+
+        # Only root and the realm's own user may ask it.
+        refused = machine.try_run("abst-realm", "devices", user="ada")
+        self.assertEqual((1, True), (refused.returncode, "try sudo" in refused.stdout))
+        machine.run("runuser", "--user", "_abst", "--", "abst-realm", "devices")
+        devices = self.operate("devices")["devices"]
+        self.assertEqual(2, len(devices))
+
+        # What is right is taken, what is wrong refused as a whole, and no connection ends.
+        look = self.lose_nobody()
+        self.write("/etc/abst/realm.toml", 'log_level = "debug"\n[limits]\nconnections = 50\n')
+        machine.run("systemctl", "reload", UNIT)
+        self.write("/etc/abst/realm.toml", 'log_level = "error"\n[limits]\nconnections = -1\n')
+        self.assertNotEqual(0, machine.try_run("systemctl", "reload", UNIT).returncode)
+        self.assertEqual("active", machine.show(UNIT, "ActiveState"))
+        self.assertIn("limits.connections", machine.try_run("abst-realm", "check-config").stdout)
+        self.write("/etc/abst/realm.toml", "")
+        machine.run("systemctl", "reload", UNIT)
+        self.agent("phone", "message", "laptop", "still here")
+        look()
+        self.wait_for_devices(2)
+
+        # Who is revoked is gone at once, and is told why when it comes again.
+        phone = str(self.agent("phone", "status")["device_id"])
+        self.operate("revoke", phone)
+        self.wait_for_devices(1)
+        again = machine.try_run(
+            "abst", "--home", "/home/ada/phone", "realm", "add", address, user="ada"
+        )
+        self.assertEqual(1, again.returncode)
+        self.operate("allow", phone)
+
+        # What was backed up while it ran can be put back.
+        machine.run("abst-realm", "backup", "/root/backup.tar")
+        machine.run("systemctl", "stop", UNIT)
+        machine.run("rm", "-r", STATE)
+        machine.run("abst-realm", "restore", "/root/backup.tar", "--state", STATE)
+        machine.run("systemctl", "start", UNIT)
+        self.assertEqual(address, machine.run("cat", f"{STATE}/address").strip())
+        self.wait_for_devices(2)
+
+    def test_an_upgrade_keeps_state_and_devices(self) -> None:
+        """As the news of the package have it: what was open says so in its configuration."""
+        machine = self.machine
+        if not any(BEFORE.glob("*.deb")):
+            self.skipTest("there are no packages of the version before: git does not have it")
+        machine.run("sh", "-c", "dpkg --install /mnt/before/*.deb")
+        address = machine.run("cat", f"{STATE}/address").strip()
+        self.make_devices(address, address)
+        self.wait_for_devices(2)
+        self.agent("phone", "group", "create", "home")
+        self.agent("phone", "group", "give", "home", "laptop")
+        self.agent("phone", "kv", "home", "set", "colour", "green")
+
+        self.write("/etc/abst/realm.toml", 'access = "open"\n')
+        process_id = machine.show(UNIT, "MainPID")
+        self.install()
+        self.assertNotEqual(process_id, machine.show(UNIT, "MainPID"))
+        self.assertEqual(address, machine.run("cat", f"{STATE}/address").strip())
+        self.wait_for_devices(2)
+        self.agent("laptop", "message", "phone", "after the upgrade")
+        self.assertIn("green", machine.run(*ABST_LAPTOP, "kv", "home", "get", "colour", user="ada"))
+
+        # Without that word the realm is for invited devices, and says so to those that come.
+        self.write("/etc/abst/realm.toml", "")
+        machine.run("systemctl", "reload", UNIT)
+        self.wait_for_devices(0)
+        codes = {entry.get("ABST_CODE") for entry in self.journal()}
+        self.assertIn("not_invited", codes)
+        for device in ("phone", "laptop"):
+            self.operate("allow", str(self.agent(device, "status")["device_id"]))
+
+    def test_a_certificate_is_renewed_and_nobody_is_lost(self) -> None:
+        """As the guide has it: whoever renews it copies it for the realm, and reloads."""
+        machine = self.machine
+        self.install()
+        fetch = "import ssl; print(ssl.get_server_certificate(('127.0.0.1', 42278)))"
+        folder = "/etc/abst/certificate"
+        machine.run("install", "--directory", "--owner=_abst", "--mode=700", folder)
+        settings = f'certificate = "{folder}/fullchain.pem"\nkey = "{folder}/privkey.pem"\n'
+        look = None
+        for name in ("old", "new"):
+            (self.folder / name).mkdir()
+            key = ec.generate_private_key(ec.SECP256R1())
+            files = write_certificate(self.folder / name, key)
+            for file in files:
+                source = f"/mnt/{name}/{file.name}"
+                machine.run("install", "--owner=_abst", "--mode=400", source, folder)
+            if look is None:
+                self.write("/etc/abst/realm.toml", settings)
+                machine.run("systemctl", "restart", UNIT)
+                look = self.lose_nobody()
+            else:
+                machine.run("systemctl", "reload", UNIT)
+            shown = machine.run("python3", "-c", fetch)
+            self.assertIn(shown.strip(), files[0].read_text("ascii"))
+        assert look is not None
+        look()
+
     def test_what_the_packages_bring_beside_the_realm(self) -> None:
         machine = self.machine
         self.install()
         self.assertIn("Usage: abst", machine.run("abst", "--help"))
         for service in ("abst-realm", "abst-device"):
             self.assertIn("Usage:", machine.run("twistd3", service, "--help"))
-        completion = "/usr/share/bash-completion/completions/abst"
-        machine.run("bash", "-c", f". {completion} && complete -p abst")
+        for program in ("abst", "abst-realm"):
+            completion = f"/usr/share/bash-completion/completions/{program}"
+            machine.run("bash", "-c", f". {completion} && complete -p {program}")
         machine.run("systemd-analyze", "verify", "--man=no", UNIT)
+
+        # What autopkgtest tries where a systemd runs.
+        shutil.copy(ROOT / "debian" / "tests" / "service", self.folder)
+        machine.run("env", "AUTOPKGTEST_TMP=/root", "sh", "/mnt/service")
 
         # The agent as its unit starts it.
         machine.run("useradd", "--create-home", "--shell", "/bin/sh", "ada")
