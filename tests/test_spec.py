@@ -18,13 +18,13 @@ from abst.agent.files import receiver as file_receiver
 from abst.agent.files import sender as file_sender
 from abst.device import (
     arrivals,
+    backoff,
     channel,
     connection,
     dialling,
     key_check,
     knock,
     leg_pipe,
-    link,
     pairing,
     pairing_attempt,
     paths,
@@ -383,10 +383,10 @@ class RealmTests(TestCase):
             ),
             "seconds that a device waits for the first answer": realm_client.ANSWER_SECONDS,
             "heartbeats that a device misses before it gives up": realm_client.MISSED_HEARTBEATS,
-            "first bound of the wait before connecting again, seconds": link.FIRST_WAIT_SECONDS,
-            "factor from one bound to the next": link.WAIT_FACTOR,
-            "largest bound, seconds": link.MAX_WAIT_SECONDS,
-            "seconds after which the bounds begin again": link.STABLE_SECONDS,
+            "first bound of the wait before connecting again, seconds": backoff.FIRST_WAIT_SECONDS,
+            "factor from one bound to the next": backoff.WAIT_FACTOR,
+            "largest bound, seconds": backoff.MAX_WAIT_SECONDS,
+            "seconds after which the bounds begin again": backoff.STABLE_SECONDS,
         }
         self.assertEqual(expected, numbers(page("realm.md"), "Limits"))
 
