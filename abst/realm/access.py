@@ -146,11 +146,6 @@ class Access:
         allowed = sum(record.is_allowed for record in self._devices.values())
         return allowed, len(self._devices) - allowed
 
-    def count_devices(self) -> tuple[int, int]:
-        """Return how many devices were allowed, and how many revoked."""
-        allowed = sum(record.is_allowed for record in self._devices.values())
-        return allowed, len(self._devices) - allowed
-
     def allow(self, device_id: bytes, note: str, done: Done) -> None:
         """Put a device on the list, also one that was revoked.
 
