@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.carriers import in_thread
 from tests.certificates import write_certificate
 from tests.realm.web.live import LiveCase
-from tests.realm.web.test_dashboard import RULES
+from tests.realm.web.test_dashboard import RULES, alerts
 from tests.web.chromium import IN_ROOT
 from tests.web.test_page import WEB_ROOT
+
+CASES = Path(__file__).with_name("alerts.yml")
 
 
 class PromtoolTests(LiveCase):
@@ -52,3 +54,9 @@ class PromtoolTests(LiveCase):
         shutil.copy(RULES, self.folder)
         said = self.promtool("check", "rules", f"/mnt/{RULES.name}")
         self.assertIn("SUCCESS", said)
+
+    def test_a_realm_in_trouble_raises_every_alert_and_one_that_is_well_none(self) -> None:
+        for path in (RULES, CASES):
+            shutil.copy(path, self.folder)
+        self.assertIn(f"value: {len(alerts(RULES.read_text()))}}}", CASES.read_text())
+        self.assertIn("SUCCESS", self.promtool("test", "rules", f"/mnt/{CASES.name}"))

@@ -11,6 +11,7 @@ from prometheus_client.samples import Sample
 from abst import __version__
 from abst.errors import Code
 from abst.realm.counters import Counters
+from abst.realm.store.sqlite import _Job
 from tests.carriers import in_reactor, in_thread, until
 from tests.integration.raw_client import identities, join
 from tests.realm.web.live import LiveCase
@@ -57,7 +58,7 @@ class MetricsTests(LiveCase):
         counters = self.service.factory.realm.counters
         in_reactor(counters.dropped_packets.update, {Code.TARGET_ABSENT: 3, Code.QUEUE_FULL: 2})
         in_reactor(counters.refused_connections.update, {Code.HELLO_LATE: 4})
-        until(lambda: self._is_new(), "another second")
+        until(self._is_new, "another second")
         self.assertEqual(3, self.value("dropped_packets_total", {"code": "target_absent"}))
         self.assertEqual(2, self.value("dropped_packets_total", {"code": "queue_full"}))
         self.assertEqual(4, self.value("refused_connections_total", {"code": "hello_late"}))
@@ -112,6 +113,20 @@ class MetricsTests(LiveCase):
         self.assertEqual((1, 0), (self.value("store_up"), self.value("failed_commits_total")))
 
     @in_thread
+    def test_what_the_disk_does_not_take_is_a_problem(self) -> None:
+        watch, store = self.shown.watch, self.service._store
+        assert watch is not None and store is not None
+        in_reactor(store._ask, _Job(fail, None, lambda answer: None, None))
+        until(lambda: watch.failed_commits, "a batch that fails")
+        self.assertEqual((0, 1), (self.value("store_up"), self.value("failed_commits_total")))
+        (problem,) = self.ask("/status").json["problems"]
+        self.assertEqual("not_kept", problem["code"])
+        in_reactor(store.follow, b"a group", lambda is_kept: None)
+        until(lambda: watch.commit_seconds.count == 2, "a batch that is kept")
+        until(self._is_new, "another second")
+        self.assertEqual(1, self.value("store_up"))
+
+    @in_thread
     def test_the_realm_and_its_process_are_described(self) -> None:
         found = self.samples()
         self.assertEqual({"version": __version__}, found["abst_realm_build_info"][0].labels)
@@ -139,6 +154,11 @@ class MetricsTests(LiveCase):
         labels = {name for samples in found.values() for it in samples for name in it.labels}
         own = {"code", "state", "mode", "reason", "le", "version"}
         self.assertLessEqual(labels, own)
+
+
+def fail(tables: object, argument: object) -> None:
+    """Be what a full disk is."""
+    raise OSError("no space left")
 
 
 def fill(counters: Counters) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ class SiteTests(LiveCase):
         self.assertEqual(421, self.ask("/status", host=None).status)
         two = b"GET /status HTTP/1.1\r\nHost: localhost\r\nHost: a.example\r\n"
         self.assertIn(self.send(two + b"Connection: close\r\n\r\n").status, (400, 421))
+
+    @in_thread
+    def test_a_name_that_is_given_while_it_runs_is_ours_from_then_on(self) -> None:
+        self.assertEqual(421, self.ask("/", host="new.example.org").status)
+        self.service._config = replace(self.service._config, host="new.example.org")
+        self.assertEqual(200, self.ask("/", host="new.example.org").status)
+        self.assertEqual(421, self.ask("/", host="realm.example.org").status)
 
     @in_thread
     def test_what_comes_behind_a_request_is_thrown_away(self) -> None:
