@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.handshakes import STEPS_SECONDS, Handshakes
+from abst.handshakes import PATIENCE_SECONDS, STEPS_SECONDS, Handshakes
 
 
 class HandshakesTests(SynchronousTestCase):
@@ -62,6 +63,37 @@ class HandshakesTests(SynchronousTestCase):
         self.assertEqual(
             [numbers[1], numbers[3], numbers[4]], [done for _ in range(3) for done in self.turn()]
         )
+
+    def test_who_has_waited_too_long_comes_last(self) -> None:
+        self.handshakes.add(0, self.step(0))
+        self.handshakes.add(1, self.step(1))
+        self.now += PATIENCE_SECONDS + 1
+        self.handshakes.add(2, self.step(2))
+        self.handshakes.add(3, self.step(3))
+        self.assertEqual(4, len(self.handshakes))
+        self.assertEqual([2, 3, 1, 0], [done for _ in range(4) for done in self.turn()])
+        self.assertEqual([], self.calls)
+
+    def test_with_too_much_to_do_most_of_it_is_done_in_time(self) -> None:
+        """Served in order, each would be served when it is about to give up, and in vain."""
+        each_second, step_seconds, gives_up_seconds = 400, 0.005, 10.0
+        in_time = late = begun = 0
+
+        def step(began: float) -> None:
+            nonlocal in_time, late
+            self.now += step_seconds
+            if self.now - began < gives_up_seconds / 2:
+                in_time += 1
+            else:
+                late += 1
+
+        while self.now < 30:
+            while begun / each_second <= self.now:
+                began = begun / each_second
+                self.handshakes.add(self.handshakes.number(), partial(step, began))
+                begun += 1
+            self.turn()
+        self.assertGreater(in_time, 9 * late)
 
     def test_a_mistake_in_one_ends_no_other(self) -> None:
         def fail() -> Any:
