@@ -61,8 +61,10 @@ def add(ctx: click.Context, home: DeviceHome, link: str, as_json: bool) -> None:
     answer = ask_agent(home, "realm_add", realm=realm)
     if as_json:
         show_document(answer)
-        ctx.exit(REFUSED_STATUS if answer["refused"] else 0)
+        ctx.exit(REFUSED_STATUS if answer.get("refused") else 0)
     show(_added_line(answer))
+    if "up" not in answer:
+        return  # An agent of an earlier version still runs, which does not wait to see.
     if answer["refused"]:
         raise AbstError(f"{answer['problem']}; {_NEXT_STEPS.get(answer['code'], _STAYS)}")
     if answer["up"]:
@@ -113,7 +115,7 @@ def _how(realm: dict[str, Any]) -> str:
 
 def _added_line(answer: dict[str, Any]) -> str:
     what = "added"
-    if answer["known"]:
+    if answer.get("known"):
         what = (
             "known already, and has the new invitation:" if answer["invited"] else "known already:"
         )

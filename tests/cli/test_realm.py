@@ -71,6 +71,12 @@ class AddTests(AskingTestCase):
         out, _ = self.result(answer(known=True, invited=False), "realm", "add", ADDRESS)
         self.assertEqual(f"known already: {ADDRESS}\nconnected\n", out)
 
+    def test_an_agent_of_an_earlier_version_still_runs(self) -> None:
+        for option in ((), ("--json",)):
+            out, said = self.result({"realm": ADDRESS}, "realm", "add", ADDRESS, *option)
+            self.assertIn(ADDRESS, out)
+            self.assertEqual("", said)
+
     def test_json_has_the_same_status(self) -> None:
         for result, expected in ((answer(), 0), (refused(Code.REVOKED), 1)):
             status, out, said = self.abst([{"result": result}], "realm", "add", LINK, "--json")
