@@ -33,8 +33,11 @@ router, where it is not known who has waited longest."""
 READ_BYTES: Final = 16384
 """About how much somebody sends who may go on."""
 
-TURNS_PER_SECOND: Final = 20
+TURNS_PER_SECOND: Final = 100
+"""How many turns of those that can choose make up what may go in a second, in this range."""
+
 LEAST_TURN_BYTES: Final = 4096
+MOST_TURN_BYTES: Final = 65536
 UNHURRIED_BYTES: Final = 1 << 30
 MAX_DEVICES: Final = 100_000
 """How many devices' rates are remembered; the least recent are forgotten."""
@@ -89,8 +92,9 @@ class Shaper:
         of_all = limits.bytes_per_second
         self._of_all = Rate(of_all, -math.inf, burst_seconds=BURST_SECONDS) if of_all else None
         self.is_on = bool(self._device_bytes or self._device_packets or of_all)
-        slowest = min(filter(None, (self._device_bytes, of_all)), default=UNHURRIED_BYTES)
-        self.turn_bytes = max(LEAST_TURN_BYTES, slowest // TURNS_PER_SECOND)
+        slowest = min(filter(None, (self._device_bytes, of_all)), default=0)
+        turn_bytes = min(MOST_TURN_BYTES, max(LEAST_TURN_BYTES, slowest // TURNS_PER_SECOND))
+        self.turn_bytes = turn_bytes if slowest else UNHURRIED_BYTES
 
     def clear(self) -> None:
         """Forget who stands in the line: all connections have ended."""

@@ -86,6 +86,11 @@ class ShaperTests(SynchronousTestCase):
         self.assertGreater(stage.shaper.turn_bytes, 1 << 20)
         self.assertFalse(stage.add("a").read(1 << 30))
 
+    def test_who_can_choose_reads_little_at_once(self) -> None:
+        for rate, most in ((20_000, 4096), (2_000_000, 2 * READ_BYTES), (1 << 40, 4 * READ_BYTES)):
+            for limits in ({"bytes_per_second": rate}, {"device_bytes_per_second": rate}):
+                self.assertLessEqual(Stage(**limits).shaper.turn_bytes, most)
+
     def test_a_device_keeps_its_rate_over_all_its_connections(self) -> None:
         stage = Stage(device_bytes_per_second=100_000)
         first, second, other = stage.add("a"), stage.add("a"), stage.add("b")
