@@ -60,7 +60,7 @@ class UnitTests(TestCase):
         self.assertEqual(service["User"], user[1])
         self.assertIn(f"/var/lib/{service['StateDirectory']}", user)
         removed = (ROOT / "debian" / "abst-realm.postrm").read_text("utf-8")
-        self.assertIn(f"rm -rf /var/lib/{service['StateDirectory']}\n", removed)
+        self.assertIn(f"rm -rf /var/lib/{service['StateDirectory']} ", removed)
 
 
 class ManualTests(TestCase):
