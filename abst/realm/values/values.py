@@ -241,7 +241,7 @@ class Values:
         elif entry is None or not entry.has_value:
             answer = answers.changed(packet.packet_id, packet.peer_group, 0, packet.request)
             self._follow(group, client, packet, partial(self._answer, client, answer))
-        elif not self._has_room_to_delete(group, index, len(packet.value)):
+        elif not self._has_room_to_delete(group, index, entry, len(packet.value)):
             self._follow_refused(group, client, packet, Code.VALUES_FULL)
         else:
             change = index.delete(packet.name, packet.value)
@@ -305,13 +305,13 @@ class Values:
             and self._is_room_on_disk(group, size, 1)
         )
 
-    def _has_room_to_delete(self, group: Group, index: Index, size: int) -> bool:
-        # Where nothing can be put any more, something can still be deleted.
-        return (
-            size <= SEALING_BYTES
-            and index.revision < MAX_REVISION
-            and self._is_room_on_disk(group, size, 1 + DELETIONS_SHARE)
-        )
+    def _has_room_to_delete(self, group: Group, index: Index, entry: Entry, size: int) -> bool:
+        if size > SEALING_BYTES or index.revision >= MAX_REVISION:
+            return False
+        # Where nothing can be put any more, something can still be deleted; what makes room
+        # always can, however far a limit has been lowered.
+        is_gain = CHANGE_BYTES + size <= entry.size
+        return is_gain or self._is_room_on_disk(group, size, 1 + DELETIONS_SHARE)
 
     def _is_room_on_disk(self, group: Group, size: int, share: float) -> bool:
         """Tell whether a change fits what all groups may take, and those of this group's maker."""

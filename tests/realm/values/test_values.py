@@ -189,6 +189,21 @@ class RefusalTests(ValuesCase):
         self.put(1, size=free - CHANGE_BYTES)
         self.assertEqual([ValuePut(GROUP, 3)], self.alice.take())
 
+    def test_what_is_over_a_lowered_limit_can_be_deleted(self) -> None:
+        self.make()
+        for name in (0, 1):
+            self.put(name, size=2000)
+        self.put(2, size=10)
+        self.alice.take()
+        self.values.use_limits(Limits(device_values_bytes=1000))
+        self.put(3, size=0)
+        self.assert_refused(Code.VALUES_FULL, 8)
+        for name in (0, 1):
+            self.ask(DeleteValue(GROUP, NAMES[name], bytes(100)))
+        self.assertEqual([ValueDeleted(GROUP, 4), ValueDeleted(GROUP, 5)], self.alice.take())
+        self.ask(DeleteValue(GROUP, NAMES[2], bytes(100)))
+        self.assert_refused(Code.VALUES_FULL, 10)  # It would take more than it frees.
+
     def test_deletions_have_some_room_of_their_own_and_no_more(self) -> None:
         self.make(all_values_bytes=8000)
         while not isinstance((answer := self.put_next()), Error):
