@@ -326,6 +326,8 @@ class Device(Service):
     def link_failed(self, link: Link, problem: AbstError) -> None:
         """A realm cannot be used for now: tell the application why."""
         if self.running and link.path.realm is not None:
+            if self._pairing is not None:
+                self._pairing.realm_failed()
             self._tell_factory(self.factory.realmConnectionFailed, link.path.realm, problem)
 
     def _tell_factory(self, hook: Callable[..., None], *arguments: Any) -> None:

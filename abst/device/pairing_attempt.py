@@ -272,7 +272,19 @@ class PairingAttempt:
                 self._device.removeRealm(address)
             self._observer.failed(problem)
 
+    def realm_failed(self) -> None:
+        """Give up when no realm lets this device in, and the other one cannot be near."""
+        if self._device.lan is None and not self._is_over and self._is_let_in_nowhere():
+            self._give_up(self._not_let_in())
+
     # Inside.
+
+    def _is_let_in_nowhere(self) -> bool:
+        links = self._device.links.values()
+        return bool(links) and all(not link.is_up and link.refusal is not None for link in links)
+
+    def _not_let_in(self) -> AbstError:
+        return AbstError(f"not paired, since no realm can be used: {self._device.why_no_realm()}")
 
     async def _offer(self) -> None:
         """Make a code and a link, and have the device found under the code's number."""
@@ -425,7 +437,8 @@ class PairingAttempt:
             self._device.log.failure("pairing failed", failure)
 
     def _late(self) -> None:
-        self._give_up(PairingError(str(Code.PAIRING_LATE)))
+        late = PairingError(str(Code.PAIRING_LATE))
+        self._give_up(self._not_let_in() if self._is_let_in_nowhere() else late)
 
     def _give_up(self, problem: AbstError) -> None:
         self.failed(problem)

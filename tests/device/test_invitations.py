@@ -16,6 +16,7 @@ from abst.realm.store.interface import AccessChange, Done
 from abst.realm.store.memory import MemoryStore
 from abst.testing import MemoryNetwork
 from tests.device.test_link import ALICE, BOB, OTHER, RealTestCase, Watcher
+from tests.device.test_pairing_attempt import Person
 
 WRONG: Final = "oKGio6SlpqeoqaqrrK2urw"
 """An invitation that no realm has made."""
@@ -245,6 +246,20 @@ class DeviceTests(RealTestCase):
 
 class MemoryTests(SynchronousTestCase):
     """The same in memory, as an application tests it."""
+
+    def test_who_is_let_in_nowhere_is_told_so_instead_of_pairing(self) -> None:
+        """The link to pair with names a realm, and has no invitation in it."""
+        network = MemoryNetwork()
+        network.realm.realm.access.set_mode(Mode.LISTED)
+        for lan, seconds in ((None, 3), (network.lan().port(), 70)):
+            device = network.device("alice", DeviceFactory(), lan=lan)
+            person = Person()
+            device.open_pairing(person)
+            network.advance(seconds)
+            self.assertIsInstance(person.outcome, AbstError)
+            self.assertIn("not paired, since no realm can be used", str(person.outcome))
+            self.assertIn("for 'abst-realm allow'", str(person.outcome))
+            network.kill(device)
 
     def test_a_device_is_refused_until_it_has_an_invitation(self) -> None:
         network = MemoryNetwork()
