@@ -58,13 +58,15 @@ def _database(place: Place) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _copy_of_stopped(place: Place) -> Iterator[Path]:
-    from abst.realm.backup import new_snapshot_file, snapshot, stopped_realm
+    from abst.realm.backup import new_snapshot_file, rights_of_owner, snapshot, stopped_realm
     from abst.realm.state_folder import STORE_FILE
 
     with stopped_realm(place.state):
-        path = new_snapshot_file(place.state)
+        with rights_of_owner(place.state):
+            path = new_snapshot_file(place.state)
         try:
-            snapshot(place.state / STORE_FILE, path)
+            with rights_of_owner(place.state):
+                snapshot(place.state / STORE_FILE, path)
             yield path
         finally:
             path.unlink(missing_ok=True)

@@ -131,6 +131,28 @@ def stopped_realm(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def rights_of_owner(folder: Path) -> Iterator[None]:
+    """Let root have no more rights than a folder's owner, as long as the context lasts.
+
+    Its owner may have put links there, and SQLite follows them.
+    """
+    owner = folder.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([owner.st_gid])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
 def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = False) -> Backup:
     """Write a backup, whole or not at all, with mode 0600.
 
@@ -153,10 +175,10 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
                 backup = _write(out, identity, content)
                 out.flush()
                 os.fsync(out.fileno())
-            if replaces:
-                os.replace(draft, target)
-            else:
-                os.link(draft, target)  # Unlike a rename, it refuses to replace what came since.
+            if not replaces:
+                # A rename replaces what came since, and not every stick has links: take the name.
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.replace(draft, target)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)

@@ -64,8 +64,9 @@ def restore(source: Path, state: Path, *, replaces: bool = False) -> tuple[Backu
             try:
                 backup = _read(source, draft)
                 if owner is not None and os.geteuid() == 0:
-                    for path in (draft, *draft.iterdir()):
-                        os.chown(path, owner.st_uid, owner.st_gid)
+                    # The folder last: whoever owns it can put links in place of what is in it.
+                    for path in (*draft.iterdir(), draft):
+                        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
                 aside = _put_aside(state) if occupied else None
                 _move_in(draft, state, aside)
             finally:

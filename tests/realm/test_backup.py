@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
+import sqlite3
 import tarfile
+import tempfile
 import threading
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from abst.realm.backup import (
     BackupError,
     new_snapshot_file,
     remove_snapshots,
+    rights_of_owner,
     snapshot,
     stopped_realm,
     write_backup,
@@ -137,6 +142,18 @@ class WriteTests(BackupTestCase):
         self.assertEqual("precious", self.file.read_text("ascii"))
         write_backup(self.state, self.state / STORE_FILE, self.file, replaces=True)
         self.assertNotEqual(b"precious", self.file.read_bytes()[:8])
+        self.assertEqual({"backup.tar", "state"}, set(os.listdir(self.folder)))
+
+    def test_a_file_that_came_meanwhile_stays_on_any_file_system(self) -> None:
+        def no_links(*names: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        self.patch(os, "link", no_links)
+        self.back_up()
+        self.patch(os.path, "lexists", lambda path: False)
+        before = self.file.read_bytes()
+        self.assertRaises(BackupError, self.back_up)
+        self.assertEqual(before, self.file.read_bytes())
         self.assertEqual({"backup.tar", "state"}, set(os.listdir(self.folder)))
 
     def test_what_cannot_be_written_leaves_nothing(self) -> None:
@@ -306,6 +323,64 @@ class PlaceTests(BackupTestCase):
         self.assertRaises(BackupError, restore, self.file, self.state, replaces=True)
         self.assert_restored(self.state)
         self.assertEqual({"backup.tar", "state"}, set(os.listdir(self.folder)))
+
+
+class RootTests(BackupTestCase):
+    """Root does not trust the folder of a user with fewer rights: it may be somebody else's by now.
+
+    The realm's user could otherwise become root with the next backup.
+    """
+
+    if os.geteuid() != 0:
+        skip = "needs root"
+
+    OWNER = 65534
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Its owner has to reach it, past the folders that the tests are run in.
+        self.place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.place)
+        self.place.chmod(0o755)
+        self.secret = self.place / "secret"
+        with contextlib.closing(sqlite3.connect(self.secret)) as database:
+            database.execute("CREATE TABLE roots (word)")
+        self.secret.chmod(0o600)
+        self.state = self.state.rename(self.place / "state")
+        for path in (*self.state.iterdir(), self.state):
+            os.chown(path, self.OWNER, self.OWNER)
+
+    def test_a_copy_is_made_with_the_rights_of_the_folders_owner(self) -> None:
+        with rights_of_owner(self.state):
+            copy = new_snapshot_file(self.state)
+            snapshot(self.state / STORE_FILE, copy)
+        self.assertEqual((self.OWNER, 0), (copy.stat().st_uid, os.geteuid()))
+        self.assertEqual([1, 2, 3], revisions(copy))
+
+    def test_links_lead_it_nowhere(self) -> None:
+        link = self.state / "link"
+        link.symlink_to(self.secret)
+        before = self.secret.read_bytes()
+        with rights_of_owner(self.state):
+            self.assertRaises(BackupError, snapshot, link, new_snapshot_file(self.state))
+            self.assertRaises(BackupError, snapshot, self.state / STORE_FILE, link)
+        self.assertEqual(before, self.secret.read_bytes())
+
+    def test_what_is_put_back_can_be_replaced_when_all_of_it_has_its_owner(self) -> None:
+        chown = os.chown
+
+        def chown_and_lay_a_trap(path: Path, *owner: int, **options: bool) -> None:
+            chown(path, *owner, **options)
+            if path.is_dir():
+                for file in path.iterdir():
+                    file.unlink()
+                    file.symlink_to(self.secret)
+
+        self.back_up()
+        self.patch(os, "chown", chown_and_lay_a_trap)
+        restore(self.file, self.state, replaces=True)
+        self.assertEqual(self.OWNER, self.state.stat().st_uid)
+        self.assertEqual(0, self.secret.stat().st_uid)
 
 
 def archive(members: dict[str, bytes]) -> bytes:
