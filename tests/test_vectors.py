@@ -26,7 +26,7 @@ from abst.device.paths import Path as DevicePath
 from abst.device.pipes import Pipe
 from abst.device.protocol import DeviceFactory
 from abst.device_id import DeviceID
-from abst.errors import MEANINGS, AddressError, Code, RemoteProtocolError
+from abst.errors import MEANINGS, AbstError, AddressError, Code, RemoteProtocolError
 from abst.group_proofs import allows_move, group_id_of, proves
 from abst.identity import Identity
 from abst.packets import (
@@ -468,9 +468,14 @@ class RecordingLink:
     problem: str | None = None
     observed_address: tuple[str, int] | None = None
     nonce = b""
+    refusal: AbstError | None = None
+    invitation: str | None = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+
+    def invite(self, invitation: str) -> None:
+        """Do nothing: it is up."""
 
     def network_changed(self) -> None:
         """Do nothing: it is up."""
