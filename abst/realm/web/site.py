@@ -15,7 +15,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from twisted.protocols.policies import WrappingFactory
-from twisted.web.http import NOT_ALLOWED, NOT_FOUND
+from twisted.web.http import NOT_ALLOWED, NOT_FOUND, HTTPChannel
+from twisted.web.http import Request as AnyRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
@@ -151,6 +152,20 @@ class ShownRequest(Request):
         return len(hosts) == 1 and is_ours(hosts[0], names)
 
 
+class OneRequest(HTTPChannel):
+    """A connection for one request.
+
+    Many that come at once would be answered at once, and devices would wait meanwhile.
+    """
+
+    def checkPersistence(  # noqa: N802 (Twisted's name)
+        self, request: AnyRequest, version: bytes
+    ) -> bool:
+        """Say that the connection ends with the answer."""
+        request.responseHeaders.setRawHeaders("Connection", ["close"])
+        return False
+
+
 class RealmSite(Site):
     """The site.
 
@@ -161,6 +176,7 @@ class RealmSite(Site):
     """
 
     displayTracebacks = False
+    protocol = OneRequest  # type: ignore[assignment]
     requestFactory = ShownRequest
     noisy = False
 
@@ -182,7 +198,7 @@ class FewConnections(WrappingFactory):
         return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)
 
     def end(self) -> None:
-        """End all connections, which browsers keep for the next look."""
+        """End all connections that are left."""
         for protocol in tuple(self.protocols):
             protocol.loseConnection()
 
