@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from abst.address import RealmAddress
+from abst.errors import AbstError
 from abst.realm.access import Access, Mode
 from abst.realm.state_folder import INVITATION_FILE, write_secret
 from abst.realm.store.interface import DeviceRecord
@@ -55,11 +56,18 @@ class FirstInvitation:
             self._forget()
             return []
         kept: Deferred[bool] = Deferred()
-        invitation = access.invite(1, None, NOTE, kept.callback)
+        try:
+            invitation = access.invite(1, None, NOTE, kept.callback)
+        except AbstError as error:
+            self._forget()
+            self.log.error("there is no link for a first device: {problem}", problem=str(error))
+            return []
         if not await kept:
             self._forget()
             self.log.error("there is no link for a first device: the disk takes nothing")
             return []
+        if invitation.record not in access.invitations():
+            return []  # A reload has withdrawn it meanwhile.
         links = [replace(address, invitation=invitation.text) for address in addresses]
         try:
             write_secret(self.path, "".join(f"{address.link}\n" for address in links))

@@ -39,6 +39,7 @@ from abst.realm.state_folder import (
     STORE_FILE,
     lock_state_folder,
     make_state_folder,
+    write_secret,
 )
 from abst.realm.store.sqlite import SqliteStore
 from abst.realm.web.service import RealmWeb
@@ -117,8 +118,8 @@ class RealmService(LoggingService):
         self.started_at = self._reactor.seconds()
         try:
             make_state_folder(config.state)
-            identity = Identity.load_or_create(config.state / IDENTITY_FILE)
             self._lock = lock_state_folder(config.state)
+            identity = Identity.load_or_create(config.state / IDENTITY_FILE)
             remove_snapshots(config.state)
             limits, pipes = self._affordable(config.limits)
             self.factory = RealmFactory(
@@ -211,7 +212,8 @@ class RealmService(LoggingService):
         ]
 
     def _write_addresses(self, addresses: Sequence[RealmAddress]) -> None:
-        (self.state / ADDRESS_FILE).write_text("".join(f"{address}\n" for address in addresses))
+        # It is no secret, but written whole or not at all.
+        write_secret(self.state / ADDRESS_FILE, "".join(f"{address}\n" for address in addresses))
 
     def _take_commands(self, factory: RealmFactory) -> None:
         """Listen for the operator's commands, and for the signal to read the configuration."""
@@ -258,6 +260,8 @@ class RealmService(LoggingService):
 
     async def _reload(self) -> Reloaded:
         factory, old = self.factory, self._config
+        if not self.running:
+            raise AbstError("the realm is stopping")
         if self._read_again is None:
             raise AbstError("this realm was started without a configuration file")
         assert factory is not None and self._first is not None
@@ -270,7 +274,8 @@ class RealmService(LoggingService):
         )
         shown = _certificate_of(config)
         addresses = self._addresses_of(config)
-        self._write_addresses(addresses)
+        if addresses != self.addresses:
+            self._write_addresses(addresses)
         # From here on nothing can fail.
         changed = different(old, config)
         outdates_link = config.access is not old.access or addresses != self.addresses
@@ -308,9 +313,6 @@ class RealmService(LoggingService):
         """Stop listening, tell every device when to come back, and close in order."""
         super().stopService()
         self._systemd.stopping()
-        if self._former_hup is not None:
-            signal.signal(signal.SIGHUP, self._former_hup)
-            self._former_hup = None
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
@@ -323,6 +325,10 @@ class RealmService(LoggingService):
         if self._store is not None:
             await self._store.close()
         self._unlock()
+        # Not before: what it means else ends a program at once.
+        if self._former_hup is not None:
+            signal.signal(signal.SIGHUP, self._former_hup)
+            self._former_hup = None
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from abst.errors import AbstError, Code, ConfigurationError
 from abst.identity import Identity
 from abst.logs import Level, Log
 from abst.packets import Hello
+from abst.realm import access as access_module
 from abst.realm.access import Mode
 from abst.realm.config import Config
 from abst.realm.limits import Limits
@@ -300,6 +302,30 @@ class FirstInvitationTests(ServiceTestCase):
         self.assertEqual(str(service.addresses[0]), self.written[0])
         self.stop(service)
 
+    def test_a_realm_with_as_many_as_there_may_be_starts_without(self) -> None:
+        service = self.begin()
+        assert service.factory is not None
+        kept: list[bool] = []
+        service.factory.realm.access.invite(1, None, "", kept.append)
+        self.wait_for(lambda: bool(kept))
+        self.stop(service)
+        self.patch(access_module, "MAX_INVITATIONS", 1)
+        service = self.begin()
+        self.assertEqual(str(service.addresses[0]), self.written[0])
+        self.assertFalse((self.state / INVITATION_FILE).exists())
+        self.stop(service)
+
+    def test_one_that_a_reload_has_withdrawn_is_not_shown(self) -> None:
+        config = Config(listen=("tcp:4000",), state=self.state, access=Mode.OPEN)
+        service = self.service(access=Mode.INVITED, read_again=lambda: config)
+        service.startService()
+        self.assertEqual([], self.written)  # The disk has still to take it.
+        self.successResultOf(ensureDeferred(service.reload()))
+        self.wait_for(lambda: bool(self.written))
+        self.assertEqual(str(service.addresses[0]), self.written[0])
+        self.assertFalse((self.state / INVITATION_FILE).exists())
+        self.stop(service)
+
     def test_a_journal_is_told_where_it_stands(self) -> None:
         found = os.fstat(1)
         service = self.begin({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
@@ -467,6 +493,35 @@ class ReloadTests(ServiceTestCase):
         failure = self.failureResultOf(ensureDeferred(self.running.reload()), AbstError)
         self.assertIn("nothing has changed", str(failure.value))
         self.assertNotEqual(7, self.factory.realm.limits.connections)
+
+    def test_a_disk_that_is_full_leaves_the_addresses_that_stand_there(self) -> None:
+        def fail(*paths: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.change(host="new.example.org")
+        self.patch(os, "replace", fail)
+        self.assertIn("No space left", self.refused())
+        self.assertEqual([ADDRESS_FILE], [name for name in os.listdir(self.state) if "add" in name])
+
+    def test_as_many_invitations_as_there_may_be_change_nothing_about_it(self) -> None:
+        self.patch(access_module, "MAX_INVITATIONS", 0)
+        self.change(access=Mode.INVITED)
+        self.assertEqual(["access"], self.reload().changed)
+
+    def test_a_realm_that_stops_reads_nothing_and_a_signal_does_not_end_it(self) -> None:
+        stopped: list[object] = []
+        assert self.running.factory is not None
+        leg = object()
+        self.factory.legs.add(leg)  # A connection that takes its time to end.
+        self.running.stopService().addCallback(stopped.append)
+        self.change(access=Mode.LISTED)
+        self.assertIn("stopping", self.refused())
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.reactor.run_one()
+        self.factory.legs.remove(leg)
+        self.reactor.advance(1)
+        self.reactor.run_until(lambda: bool(stopped))
+        self.assertIs(signal.SIG_DFL, signal.getsignal(signal.SIGHUP))
 
     def test_devices_that_may_not_be_here_any_more_go_and_others_stay(self) -> None:
         access = self.factory.realm.access
