@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from abst.control_client import Call, Called
-from abst.errors import ConfigurationError
+from abst.errors import AbstError, ConfigurationError
 from abst.realm.state_folder import CONTROL_SOCKET, default_state
 
 SYSTEM_CONFIG: Final = Path("/etc/abst/realm.toml")
@@ -107,17 +107,17 @@ def find_place(
         system_state: the service's state folder, if the configuration names none.
 
     Raises:
-        ConfigurationError: a file was named that cannot be read.
+        AbstError: a file was named that cannot be read, or a home folder that is nobody's.
     """
     if state is not None:
-        return Place(state.expanduser(), config or system_config)
+        return Place(expanded(state), config or system_config)
     if config is not None:
         named = _state_in(config)
         if named is not None:
             return Place(named, config)
     else:
         named = None
-        with contextlib.suppress(ConfigurationError):
+        with contextlib.suppress(AbstError):
             named = _state_in(system_config)
     service = Place(named or system_state, config or system_config)
     own = Place(default_state(environment), config or system_config)
@@ -127,6 +127,18 @@ def find_place(
         return own
     is_roots = os.geteuid() == 0 and service.state.is_dir()
     return service if is_roots or _is_hidden(service.state / CONTROL_SOCKET) else own
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with the home folder that a ``~`` stands for.
+
+    Raises:
+        AbstError: it is nobody's.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise AbstError(f"{path}: there is no such user") from None
 
 
 def _is_hidden(path: Path) -> bool:
@@ -158,4 +170,4 @@ def _state_in(config: Path) -> Path | None:
         return None
     if not isinstance(state, str) or not state:
         raise ConfigurationError(str(config), "state", "needs a text that is not empty")
-    return Path(state).expanduser()
+    return expanded(Path(state))

@@ -10,7 +10,7 @@ import click
 from abst.cli.example import WithExample
 from abst.cli.output import json_option, note, printable, show, show_document
 from abst.operator.lines import moment
-from abst.operator.place import Place
+from abst.operator.place import Place, expanded
 
 
 @click.command(
@@ -37,7 +37,7 @@ def command(place: Place, file: Path, state: Path | None, force: bool, as_json: 
     from abst.realm.restore import restore
 
     if state is not None:
-        place = replace(place, state=state.expanduser())
+        place = replace(place, state=expanded(state))
     backup, aside = restore(file, place.state, replaces=force)
     if as_json:
         kept = None if aside is None else str(aside)

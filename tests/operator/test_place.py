@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.errors import ConfigurationError
+from abst.errors import AbstError, ConfigurationError
 from abst.operator.place import Place, find_place
 from abst.realm.state_folder import CONTROL_SOCKET
 
@@ -33,6 +33,8 @@ class PlaceTests(SynchronousTestCase):
         self.run_at(self.service)
         self.assertEqual(Place(self.folder, self.config), self.find(self.folder))
         self.assertEqual(Path.home() / "realm", self.find(Path("~/realm")).state)
+        error = self.assertRaises(AbstError, self.find, Path("~nobody.here/realm"))
+        self.assertEqual("~nobody.here/realm: there is no such user", str(error))
 
     def test_the_services_when_it_runs_else_ones_own(self) -> None:
         self.run_at(self.own)
@@ -50,7 +52,8 @@ class PlaceTests(SynchronousTestCase):
 
     def test_a_configuration_that_is_being_written_keeps_nobody_from_the_realm(self) -> None:
         self.run_at(self.service)
-        for text in ("limits = ", "state = 5", 'state = ""', "[limits]\nnonsense = 1"):
+        nobodys = 'state = "~nobody.here/realm"'
+        for text in ("limits = ", "state = 5", 'state = ""', nobodys, "[limits]\nnonsense = 1"):
             self.config.write_text(text, "utf-8")
             self.assertEqual(self.service, self.find().state)
 
