@@ -123,7 +123,14 @@ def from_settings(settings: Mapping[str, Any], file: str, *, is_adopting: bool =
     if (config.certificate is None) != (config.key is None):
         missing = "key" if config.key is None else "certificate"
         raise ConfigurationError(file, missing, "certificate and key go together")
+    if not config.trusted_proxies and any(map(_is_behind_proxy, config.listen)):
+        wants = "'listen' has haproxy:, so it has to have the addresses of the proxies"
+        raise ConfigurationError(file, "trusted_proxies", wants)
     return config
+
+
+def _is_behind_proxy(description: str) -> bool:
+    return description.startswith("haproxy:")
 
 
 def _text(key: str, value: Any, file: str) -> str:

@@ -96,7 +96,7 @@ class SettingsTests(SynchronousTestCase):
                 ["x:1"],
             ],
             "state": ["", 1, [], True],
-            "host": ["", 1, ["h"], False],
+            "host": ["", 1, ["h"], False, "https://realm.example.org/", "a b", "[::1]", "x" * 300],
             "certificate": ["", 1],
             "key": ["", 1],
             "access": ["", "closed", "Open", 1, None, ["open"], {}, True],
@@ -119,6 +119,12 @@ class SettingsTests(SynchronousTestCase):
             for value in values:
                 error = self.refused({"limits": {name: value}})
                 self.assertEqual(f"limits.{name}", error.key, value)
+
+    def test_a_port_behind_proxies_says_which(self) -> None:
+        listen = ["haproxy:tcp:42278"]
+        problem = self.refused({"listen": listen})
+        self.assertIn("trusted_proxies", str(problem))
+        from_settings({"listen": listen, "trusted_proxies": ["192.0.2.10"]}, "realm.toml")
 
     def test_certificate_and_key_go_together(self) -> None:
         self.assertEqual("key", self.refused({"certificate": "/chain.pem"}).key)
