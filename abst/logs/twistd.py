@@ -17,6 +17,7 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
+from abst.errors import ConfigurationError
 from abst.logs.entry import Level
 from abst.logs.log import Log, LogFormat, open_log
 
@@ -51,7 +52,8 @@ def open_twistd_log(
         identifier: the program's name in the journal.
 
     Raises:
-        ConfigurationError: the journal was asked for, and there is none.
+        ConfigurationError: the journal was asked for, and there is none; or the file cannot be
+            written.
     """
     options = options or {"nodaemon": True}
     file = options.get("logfile")
@@ -61,7 +63,11 @@ def open_twistd_log(
         if file == "-":
             return None  # A program in the background has no output: twistd says so, and ends.
         # Twisted's file is rotated. Who has named it wants the log there.
-        out = cast(TextIO, LogFile.fromFullPath(str(Path(file or TWISTD_LOG).absolute())))
+        path = Path(file or TWISTD_LOG).absolute()
+        try:
+            out = cast(TextIO, LogFile.fromFullPath(str(path)))
+        except OSError as error:
+            raise ConfigurationError("--logfile", None, f"{path}: {error.strerror}") from None
         chosen = LogFormat.LINES if log_format is LogFormat.AUTO else log_format
         return open_log(chosen, level, identifier=identifier, out=out)
     return open_log(log_format, level, identifier=identifier, out=sys.stdout)

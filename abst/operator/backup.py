@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def _copy_of_stopped(place: Place) -> Iterator[Path]:
     from abst.realm.state_folder import STORE_FILE
 
     with stopped_realm(place.state):
+        if not os.path.lexists(place.state / STORE_FILE):
+            raise AbstError(f"no realm is at {place.state}: name its state folder with --state")
         with rights_of_owner(place.state):
             path = new_snapshot_file(place.state)
         try:

@@ -248,3 +248,8 @@ class TwistdTests(SynchronousTestCase):
         assert log is not None
         log(logged("hello"))
         self.assertIn("[abst.realm#info] hello\n", file.read_text("utf-8"))
+
+    def test_a_file_that_cannot_be_written_is_refused_by_its_name(self) -> None:
+        file = Path(self.mktemp(), "missing", "realm.log").absolute()
+        error = self.assertRaises(ConfigurationError, self.open, nodaemon=True, logfile=str(file))
+        self.assertEqual(f"--logfile: {file}: No such file or directory", str(error))

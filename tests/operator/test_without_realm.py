@@ -132,6 +132,13 @@ class BackupTests(TestCase):
         self.assertEqual(0, status, said)
         self.assertTrue(Path(json.loads(out)["aside"], IDENTITY_FILE).exists())
 
+    def test_no_realm_to_copy(self) -> None:
+        (self.state / STORE_FILE).unlink()
+        status, _, said = self.operator("backup", str(self.file))
+        self.assertEqual((1, False), (status, self.file.exists()))
+        self.assertIn(f"no realm is at {self.state}: name", said)
+        self.assertEqual([IDENTITY_FILE], os.listdir(self.state))
+
     def test_no_backup_at_all(self) -> None:
         self.file.write_text("notes", "ascii")
         status, _, said = self.operator("restore", str(self.file), "--force")
