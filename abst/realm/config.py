@@ -19,8 +19,8 @@ from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 
-from abst.address import DEFAULT_PORT
-from abst.errors import ConfigurationError
+from abst.address import DEFAULT_PORT, format_host_port, parse_host_port
+from abst.errors import AddressError, ConfigurationError
 from abst.logs import Level, LogFormat
 from abst.realm.access import Mode
 from abst.realm.limits import Limits
@@ -103,7 +103,7 @@ def from_settings(settings: Mapping[str, Any], file: str, *, is_adopting: bool =
     checks: dict[str, Callable[[str, Any, str], Any]] = {
         "listen": partial(_endpoints, is_adopting),
         "state": _path,
-        "host": _text,
+        "host": _host,
         "certificate": _path,
         "key": _path,
         "access": partial(_choice, Mode),
@@ -137,6 +137,16 @@ def _text(key: str, value: Any, file: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(file, key, "needs a text that is not empty")
     return value
+
+
+def _host(key: str, value: Any, file: str) -> str:
+    text = _text(key, value, file)
+    try:
+        host, _ = parse_host_port(format_host_port(text, DEFAULT_PORT))
+    except AddressError:
+        reason = f"{text!r} is no name such as realm.example.org, and no IP address"
+        raise ConfigurationError(file, key, reason) from None
+    return host
 
 
 def _choice(choices: type[StrEnum], key: str, value: Any, file: str) -> StrEnum:
