@@ -45,6 +45,8 @@ def command(ctx: click.Context, place: Place, file: Path | None, as_json: bool) 
         settings, warnings = check(path)
     except AbstError as error:
         problem = str(error)
+        if file is None and not path.exists():
+            problem += ": 'abst-realm check-config FILE' checks another one"
     if as_json:
         document = {"file": str(path), "problem": problem, "warnings": warnings}
         show_document({**document, "settings": settings})

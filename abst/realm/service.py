@@ -263,7 +263,9 @@ class RealmService(LoggingService):
         if not self.running:
             raise AbstError("the realm is stopping")
         if self._read_again is None:
-            raise AbstError("this realm was started without a configuration file")
+            raise AbstError(
+                "this realm was started without a configuration file: start it with --config FILE"
+            )
         assert factory is not None and self._first is not None
         wanted = self._read_again()
         config = in_force(old, wanted)

@@ -59,6 +59,12 @@ class CheckConfigTests(TestCase):
             self.assertEqual((1, "", 1), (status, out, said.count("\n")), said)
             self.assertIn(f"abst-realm: {self.file}: {key}", said)
 
+    def test_where_there_is_none_it_says_how_to_name_one(self) -> None:
+        named = ("--state", str(self.folder), "--config", str(self.file))
+        status, out, said = run_operator(*named, "check-config")
+        self.assertEqual((1, "", 1), (status, out, said.count("\n")), said)
+        self.assertIn("'abst-realm check-config FILE'", said)
+
     def test_a_certificate_and_its_key_belong_together(self) -> None:
         other = self.folder / "other"
         other.mkdir()

@@ -569,5 +569,5 @@ class ReloadTests(ServiceTestCase):
         service.startService()
         self.assertIs(signal.SIG_DFL, signal.getsignal(signal.SIGHUP))
         failure = self.failureResultOf(ensureDeferred(service.reload()), AbstError)
-        self.assertIn("without a configuration file", str(failure.value))
+        self.assertIn("without a configuration file: start it with", str(failure.value))
         self.stop(service)
