@@ -6,8 +6,11 @@ others can reach is refused.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
+import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +41,28 @@ class UnixPlace:
         return f"unix:{self.path}"
 
     def endpoint(self, reactor: Any) -> Any:
-        """Return what listens there. A socket that a killed realm has left is replaced."""
-        return UNIXServerEndpoint(reactor, str(self.path), mode=self.mode, wantPID=True)
+        """Return what listens there."""
+        return UNIXServerEndpoint(reactor, str(self.path), mode=self.mode)
+
+    def make_room(self) -> None:
+        """Remove a socket that a killed realm has left; one at which somebody listens stays.
+
+        A file with the number of who listens would not tell: after a restart of the machine, or in
+        a container, somebody else has that number.
+
+        Raises:
+            OSError: there is one that cannot be removed.
+        """
+        with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as visitor:
+            if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                return
+            visitor.setblocking(False)
+            try:
+                visitor.connect(str(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+            except BlockingIOError:
+                pass  # So many visit it that another one has to wait.
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ class RealmWeb:
             is_socket=isinstance(place, UnixPlace),
         )
         try:
+            if isinstance(place, UnixPlace):
+                place.make_room()
             self.port = await place.endpoint(self._reactor).listen(site)
         except Exception as error:
             raise ConfigurationError("web", None, f"{place}: {error}") from None

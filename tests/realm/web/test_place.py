@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 from twisted.internet.endpoints import (
@@ -67,3 +70,34 @@ class PlaceTests(SynchronousTestCase):
         )
         self.assertIn("realm.toml", str(error))
         self.assertIn("web", str(error))
+
+
+class MakeRoomTests(SynchronousTestCase):
+    """What stands already where a Unix socket is wanted."""
+
+    def setUp(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="abst-"))
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = folder / "web"
+
+    def make_room(self) -> bool:
+        """Make room; return whether there is some."""
+        UnixPlace(self.path).make_room()
+        return not self.path.exists()
+
+    def test_a_socket_that_nobody_listens_at_is_removed(self) -> None:
+        self.assertTrue(self.make_room())
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(self.path))
+        self.assertTrue(self.make_room())
+
+    def test_one_at_which_somebody_listens_stays_also_with_many_visitors(self) -> None:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(self.path))
+            other.listen(0)
+            for _ in range(4):
+                self.assertFalse(self.make_room())
+
+    def test_what_is_no_socket_stays(self) -> None:
+        self.path.touch()
+        self.assertFalse(self.make_room())

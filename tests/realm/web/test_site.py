@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import stat
 import tempfile
 from dataclasses import replace
@@ -193,6 +194,8 @@ class SocketTests(LiveCase):
         self.addCleanup(shutil.rmtree, folder)
         self.socket = folder / "web"
         self.web = f"unix:{self.socket}"
+        with socket.socket(socket.AF_UNIX) as left_by_one_that_was_killed:
+            left_by_one_that_was_killed.bind(str(self.socket))
         return super().setUp()
 
     @in_thread
