@@ -96,7 +96,7 @@ class SettingsTests(SynchronousTestCase):
                 ["x:1"],
             ],
             "state": ["", 1, [], True],
-            "host": ["", 1, ["h"], False],
+            "host": ["", 1, ["h"], False, "https://realm.example.org/", "a b", "[::1]", "x" * 300],
             "certificate": ["", 1],
             "key": ["", 1],
             "access": ["", "closed", "Open", 1, None, ["open"], {}, True],
