@@ -1,4 +1,7 @@
-"""A chat in forty lines: python examples/small_chat.py KEY_FILE REALM_ADDRESS PEER_ID."""
+"""A chat in forty lines: python examples/small_chat.py KEY_FILE REALM_LINK PEER_ID.
+
+Each side needs the ID of the other one: chat.py without PEER_ID tells that of a key file.
+"""
 
 import sys
 from pathlib import Path
