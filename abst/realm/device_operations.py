@@ -111,7 +111,7 @@ class DeviceOperations:
         here = sent_by_device(self._realm)
         known = {record.device: record for record in self._access.devices()}
         ids: Iterable[bytes] = here if arguments["here"] else {*known, *here}
-        page, more = page_of(ids, lambda device: str(DeviceID(device)), arguments, self._page)
+        page, more = page_of(ids, bytes.hex, arguments, self._page)
         devices = [self._device(device, known.get(device), here) for device in page]
         return {"devices": devices, "more": more, "access": str(self._access.mode)}
 
@@ -168,11 +168,10 @@ class DeviceOperations:
         with contextlib.suppress(ValueError):
             return DeviceID.parse(begin)
         known = {*sent_by_device(self._realm), *(it.device for it in self._access.devices())}
-        found = [
-            device for device in map(DeviceID, known) if begin and str(device).startswith(begin)
-        ]
+        digits = begin.replace("-", "")
+        found = [device for device in known if digits and device.hex().startswith(digits)]
         if len(found) == 1:
-            return found[0]
+            return DeviceID(found[0])
         if found:
             raise AbstError(f"{len(found)} devices begin with {text!r}: give more of the ID")
         raise AbstError(
@@ -198,8 +197,12 @@ def sent_by_device(realm: Realm) -> dict[bytes, Counter[str]]:
 def page_of(
     items: Iterable[_Item], key: Callable[[_Item], str], arguments: dict[str, Any], most: int
 ) -> tuple[list[_Item], bool]:
-    """Return the first items after the one that was told last, and whether there are more."""
-    after = str(arguments.get("after") or "")
+    """Return the first items after the one that was told last, and whether there are more.
+
+    An ID stands in that order by its hex digits alone: to write all of them out, for each page,
+    would keep the realm from its devices.
+    """
+    after = str(arguments.get("after") or "").replace("-", "")
     found = heapq.nsmallest(most + 1, (item for item in items if key(item) > after), key)
     return found[:most], len(found) > most
 

@@ -96,9 +96,7 @@ class Operations:
     async def groups(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """List the peer groups."""
         records = self._realm.groups.records()
-        page, more = page_of(
-            records, lambda found: str(DeviceID(found[0].group)), arguments, self._page
-        )
+        page, more = page_of(records, lambda found: found[0].group.hex(), arguments, self._page)
         ids = [record.group for record, _ in page]
         path = self._service.state / STORE_FILE
         shares = await self._service.in_thread(count_values, path, ids)
