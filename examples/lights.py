@@ -1,7 +1,7 @@
 """Lights that several devices switch.
 
-Run ``python examples/lights.py HOME REALM_ADDRESS make ID ...`` on one device, with the IDs of all
-others, and ``python examples/lights.py HOME REALM_ADDRESS join ID`` on these, with that of the one.
+Run ``python examples/lights.py HOME REALM_LINK make ID ...`` on one device, with the IDs of all
+others, and ``python examples/lights.py HOME REALM_LINK join ID`` on these, with that of the one.
 A device keeps its key and its groups in the folder HOME, and prints its ID first. Type
 ``kitchen on`` to switch a light, and ``?`` to see them all.
 """
