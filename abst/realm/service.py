@@ -189,7 +189,16 @@ class RealmService(LoggingService):
         if self._store is not None:
             await self._web.start(factory, self._store, self._ports)
         self.addresses = self._addresses_of(self._config)
-        self._write_addresses(self.addresses)
+        try:
+            self._write_addresses(self.addresses)
+        except OSError as error:
+            # Devices are served all the same, also from a disk that is full.
+            path = self.state / ADDRESS_FILE
+            self.log.warn(
+                "{path} does not tell where the realm is: {problem}",
+                path=str(path),
+                problem=error.strerror,
+            )
         self._take_commands(factory)
         for address in self.addresses:
             self.log.info("listening as {address}", address=str(address))

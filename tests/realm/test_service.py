@@ -234,6 +234,23 @@ class RealmServiceTests(ServiceTestCase):
         self.assertNotIn("\n", str(error.code))
         self.assertIn("notes", self.read(STORE_FILE))
 
+    def test_a_disk_that_is_full_keeps_no_realm_from_starting(self) -> None:
+        service = self.service()
+        service.startService()
+        self.stop(service)
+        before = self.read(ADDRESS_FILE)
+
+        def fail(*paths: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(os, "replace", fail)
+        self.written.clear()
+        service = self.service(host="new.example.org")
+        service.startService()
+        self.assertIn("new.example.org", self.written[0])
+        self.assertEqual(before, self.read(ADDRESS_FILE))
+        self.stop(service)
+
 
 class FirstInvitationTests(ServiceTestCase):
     """A realm for invited devices, which has none."""
