@@ -168,7 +168,8 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
     if not replaces and os.path.lexists(target):
         raise BackupError(f"{target} is there already: name another file, or use --force")
     try:
-        identity = Identity.load(state / IDENTITY_FILE)
+        with rights_of_owner(state):
+            identity = Identity.load(state / IDENTITY_FILE)
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as out, open_plain(database) as content:

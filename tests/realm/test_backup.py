@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from abst.errors import AbstError
+from abst.errors import AbstError, IdentityError
 from abst.identity import Identity
 from abst.realm.backup import (
     MANIFEST_FILE,
@@ -365,6 +365,14 @@ class RootTests(BackupTestCase):
             self.assertRaises(BackupError, snapshot, link, new_snapshot_file(self.state))
             self.assertRaises(BackupError, snapshot, self.state / STORE_FILE, link)
         self.assertEqual(before, self.secret.read_bytes())
+
+    def test_a_key_of_roots_is_in_no_backup(self) -> None:
+        Identity.generate().save(self.place / "key.pem")
+        (self.state / IDENTITY_FILE).unlink()
+        (self.state / IDENTITY_FILE).symlink_to(self.place / "key.pem")
+        error = self.assertRaises(IdentityError, self.back_up)
+        self.assertIn("Permission denied", str(error))
+        self.assertFalse(self.file.exists())
 
     def test_what_is_put_back_can_be_replaced_when_all_of_it_has_its_owner(self) -> None:
         chown = os.chown
