@@ -76,8 +76,9 @@ SETTINGS: Final = {
     ),
     "web": (
         "text",
-        "A Twisted endpoint description where the realm shows its metrics and how it is: a Unix "
-        "socket, or a port of the machine itself. None by default.",
+        "Where the realm shows its page, its status and its metrics, as a Twisted endpoint "
+        'description: a port of the machine itself, "tcp:42279:interface=127.0.0.1", or a Unix '
+        'socket, "unix:/run/abst-realm/web". Nowhere by default.',
     ),
 }
 """The settings outside [limits]: what each one takes, and what it does."""
