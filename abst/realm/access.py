@@ -147,14 +147,14 @@ class Access:
         return allowed, len(self._devices) - allowed
 
     def allow(self, device_id: bytes, note: str, done: Done) -> None:
-        """Put a device on the list, also one that was revoked.
+        """Put a device on the list, also one that was revoked; without a note it keeps its own.
 
         Raises:
             ValueError: the note is too long.
         """
-        before = self._devices.get(device_id)
-        seen = 0 if before is None else before.seen
-        record = DeviceRecord(device_id, True, self._now(), seen, "", _checked(note))
+        before = self._devices.get(device_id) or DeviceRecord(device_id, True, 0)
+        note = _checked(note) or before.note
+        record = DeviceRecord(device_id, True, self._now(), before.seen, "", note)
         self._decisions.decide(AccessChange((record,)), done)
 
     def revoke(self, device_id: bytes, done: Done) -> None:

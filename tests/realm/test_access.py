@@ -123,6 +123,12 @@ class ListTests(AccessCase):
             [DeviceRecord(ALICE, True, since, seen, "", "again")], self.access.devices()
         )
 
+    def test_a_device_that_is_allowed_again_keeps_its_note(self) -> None:
+        self.access.admit(ALICE, self.invite().text)
+        self.access.revoke(ALICE, ignore)
+        self.access.allow(ALICE, "", ignore)
+        self.assertEqual(["for the cellar"], [it.note for it in self.access.devices()])
+
     def test_a_device_that_was_never_here_can_be_revoked(self) -> None:
         self.access.revoke(ALICE, ignore)
         self.assertEqual(Code.REVOKED, self.access.admit(ALICE, None))
