@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -159,5 +160,5 @@ def blurred(host: str) -> str:
         return ""
     if address.version == 4:
         return host.rpartition(".")[0] + ".x"
-    first, second, *_ = address.exploded.split(":")
-    return f"{int(first, 16):x}:{int(second, 16):x}::x"
+    first, second = struct.unpack_from("!2H", address.packed)
+    return f"{first:x}:{second:x}::x"

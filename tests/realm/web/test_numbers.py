@@ -98,6 +98,7 @@ class BlurTests(SynchronousTestCase):
             ("192.0.2.77", "192.0.2.x"),
             ("2001:db8:1:2::9", "2001:db8::x"),
             ("::1", "0:0::x"),
+            ("fe80::c8ba:88ff:feb1:dcf4%eth0", "fe80:0::x"),
             ("", ""),
             ("someone.example.org", ""),
         ):
