@@ -170,7 +170,10 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
     try:
         with rights_of_owner(state):
             identity = Identity.load(state / IDENTITY_FILE)
-        descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        try:
+            descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        except OSError as error:
+            raise BackupError(denied(target.parent, error)) from None
         try:
             with os.fdopen(descriptor, "wb") as out, open_plain(database) as content:
                 backup = _write(out, identity, content)

@@ -38,9 +38,9 @@ def make_state_folder(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError("--state", None, f"{path}: {error.strerror}") from None
+        raise ConfigurationError(_named(path), None, str(error.strerror)) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigurationError("--state", None, f"{path}: this user may not write there")
+        raise ConfigurationError(_named(path), None, "this user may not write there")
 
 
 def lock_state_folder(path: Path) -> int:
@@ -56,15 +56,18 @@ def lock_state_folder(path: Path) -> int:
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError("--state", None, f"{lock}: {error.strerror}") from None
+        raise ConfigurationError(_named(path), None, f"{LOCK_FILE}: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise ConfigurationError(
-            "--state", None, f"{path}: another realm is running there"
-        ) from None
+        raise ConfigurationError(_named(path), None, "another realm is running there") from None
     return descriptor
+
+
+def _named(path: Path) -> str:
+    """Return what a state folder is called in errors, whatever has named it."""
+    return f"state folder {path}"
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -205,7 +205,7 @@ class RefusalTests(RealmProcessTestCase):
         for text, words in (
             ('listen = ["nonsense:1"]', "realm.toml: listen: 'nonsense:1' is no endpoint"),
             ('[limits]\nconnections = "many"', "realm.toml: limits.connections: needs a whole"),
-            ("[limits]\nstall_seconds = inf", "realm.toml: limits.stall_seconds: at least"),
+            ("[limits]\nstall_seconds = inf", "realm.toml: limits.stall_seconds: at most 86400"),
         ):
             self.assertIn(words, self.refused(config=text + "\n", status=2, twistd=False))
 

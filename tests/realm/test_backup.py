@@ -161,6 +161,13 @@ class WriteTests(BackupTestCase):
         self.assertRaises(AbstError, write_backup, self.state, self.state / STORE_FILE, self.file)
         self.assertEqual(["state"], os.listdir(self.folder))
 
+    def test_a_folder_that_is_not_there_is_named(self) -> None:
+        target = self.folder / "missing" / "backup.tar"
+        error = self.assertRaises(
+            BackupError, write_backup, self.state, self.state / STORE_FILE, target
+        )
+        self.assertEqual(f"{target.parent}: No such file or directory", str(error))
+
     def test_a_link_is_not_taken_for_the_database(self) -> None:
         link = self.folder / "link"
         link.symlink_to(self.state / STORE_FILE)

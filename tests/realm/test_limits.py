@@ -44,6 +44,13 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual("group_members", self.refused(group_members=3001))
         self.assertEqual("value_bytes", self.refused(value_bytes=65537))
 
+    def test_what_would_be_right_is_told(self) -> None:
+        for limits, right in (
+            ({"device_connections": 1}, "device_connections: at least 2"),
+            ({"hello_seconds": 1e6}, "hello_seconds: at most 86400"),
+        ):
+            self.assertEqual(right, str(self.assertRaises(ValueError, Limits, **limits)))
+
     def test_times_are_finite_and_short_enough_for_a_timer(self) -> None:
         for limit in dataclasses.fields(Limits):
             if limit.type == "float":

@@ -204,7 +204,7 @@ class RealmServiceTests(ServiceTestCase):
         first.startService()
         error = self.assertRaises(SystemExit, second.startService)
         self.assertEqual(
-            f"abst-realm: --state: {self.state}: another realm is running there", error.code
+            f"abst-realm: state folder {self.state}: another realm is running there", error.code
         )
         self.stop(first)
         second.startService()
