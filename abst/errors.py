@@ -244,7 +244,7 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.TOO_MANY_CONNECTIONS: Meaning(
         True,
-        "there are as many connections of this device, or from its address, as there may be",
+        "there are as many connections of this device as there may be",
         "close some, or ask who runs the realm for more",
     ),
     Code.NOT_INVITED: Meaning(
