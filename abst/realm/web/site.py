@@ -26,7 +26,9 @@ from abst.realm.web.status import status
 from abst.realm.web.watch import LOOK_SECONDS, Watch
 
 CONNECTIONS: Final = 64
-IDLE_SECONDS: Final = 60.0
+REQUEST_SECONDS: Final = 60.0
+"""How long a connection may last before its request has come whole."""
+
 MISDIRECTED: Final = 421
 
 HTML: Final = "text/html; charset=utf-8"
@@ -165,6 +167,9 @@ class OneRequest(HTTPChannel):
         request.responseHeaders.setRawHeaders("Connection", ["close"])
         return False
 
+    def resetTimeout(self) -> None:  # noqa: N802 (Twisted's name)
+        """Give no more time: whoever sends byte by byte would keep others out for days."""
+
 
 class RealmSite(Site):
     """The site.
@@ -181,7 +186,7 @@ class RealmSite(Site):
     noisy = False
 
     def __init__(self, root: Root, host: Callable[[], str] | None) -> None:
-        super().__init__(root, timeout=IDLE_SECONDS)
+        super().__init__(root, timeout=REQUEST_SECONDS)
         self.host = host
 
     def log(self, request: object) -> None:

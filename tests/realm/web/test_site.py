@@ -9,17 +9,20 @@ import stat
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.compat import iterbytes
 from twisted.trial.unittest import SynchronousTestCase
 
 from abst import __version__
 from abst.realm.config import Config
 from abst.realm.service import RealmService
-from abst.realm.web.site import CONNECTIONS, is_ours
+from abst.realm.web.site import CONNECTIONS, REQUEST_SECONDS, RealmSite, Root, is_ours
 from tests.carriers import in_reactor, in_thread, running_reactor, until
 from tests.integration.raw_client import identities, join
 from tests.realm.web.live import LiveCase
@@ -229,6 +232,19 @@ class TakenTests(LiveCase):
         error = self.assertRaises(SystemExit, in_reactor, second.startService)
         self.assertIn("web: http://127.0.0.1:", str(error))
         in_reactor(second.stopService)
+
+
+class SlowTests(SynchronousTestCase):
+    def test_who_sends_byte_by_byte_has_no_more_time_than_others(self) -> None:
+        clock, transport = Clock(), StringTransport()
+        protocol: Any = RealmSite(Root(), None).buildProtocol(cast(Any, None))
+        protocol.callLater = clock.callLater
+        protocol.makeConnection(transport)
+        for byte in iterbytes(b"GET /statu"):
+            self.assertFalse(transport.disconnecting)
+            protocol.dataReceived(byte)
+            clock.advance(REQUEST_SECONDS / 10)
+        self.assertTrue(transport.disconnecting)
 
 
 class HostTests(SynchronousTestCase):
