@@ -117,6 +117,10 @@ class Entrance(Protocol):
 
     def _expect_header(self) -> None:
         factory = self._factory
+        if factory.turns_away():
+            self._leave()
+            self.transport.abortConnection()
+            return
         factory.newcomers.add(self)
         factory.legs.add(self.transport)
         self._socket = factory.socket_of(self.transport)

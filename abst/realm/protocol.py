@@ -302,8 +302,7 @@ class RealmFactory(Factory):
         Returns:
             None when it is to be closed without a word: nothing more can be afforded for it.
         """
-        if self._is_full():
-            self.realm.counters.refused_connections[Code.REALM_FULL] += 1
+        if self.turns_away():
             return None
         if self._gate.limits is not self.realm.limits:
             self._gate.use_limits(self.realm.limits)
@@ -344,6 +343,13 @@ class RealmFactory(Factory):
             return None
         handle = cast(Any, transport).getHandle()
         return handle if isinstance(handle, socket.socket) else None
+
+    def turns_away(self) -> bool:
+        """Tell whether nothing can be afforded for one more connection, and count it then."""
+        is_full = self._is_full()
+        if is_full:
+            self.realm.counters.refused_connections[Code.REALM_FULL] += 1
+        return is_full
 
     def _is_full(self) -> bool:
         if files_are_scarce(FILES_KEPT):

@@ -13,6 +13,7 @@ from twisted.protocols.haproxy import proxyEndpoint
 from twisted.trial.unittest import SkipTest, TestCase
 
 from abst import codec
+from abst.errors import Code
 from abst.packets import BackHeartbeat, Circuit, ConnectToDevice, Hello, Leg
 from abst.poller import Poller
 from abst.realm import RealmFactory
@@ -178,6 +179,15 @@ class ProxiedBehaviour(Stage):
         for connection in [self.plain(begun) for begun in (b"", b"PROXY TCP4 19")]:
             self.assertTrue(self.is_closed(connection))
         self.assertEqual(2, self.shut(Shut.PROXY))
+
+    @in_thread
+    def test_so_many_headers_are_waited_for_and_no_more(self) -> None:
+        in_reactor(lambda: self.realm.use_limits(Limits(connections=1)))
+        for _ in range(self.factory.hard_limit):
+            self.plain()
+        until(lambda: len(self.factory.newcomers) == self.factory.hard_limit, "all to be there")
+        self.assertTrue(self.is_closed(self.plain()))
+        self.assertEqual(1, self.realm.counters.refused_connections[Code.REALM_FULL])
 
     @in_thread
     def test_who_leaves_early_leaves_nothing(self) -> None:
