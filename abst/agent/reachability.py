@@ -87,7 +87,8 @@ class Reachability:
             return "this device has no realm ('abst realm add LINK' adds one)"
         if not self._device.links_up():
             return f"this device is not connected to a realm ({self._device.why_unreachable()})"
-        return f"{peer} is away"
+        refusal = self._device.refusal_to(peer.device_id)
+        return f"{peer} is away" if refusal is None else f"{peer} cannot be reached ({refusal})"
 
     def _hopeless(self) -> PeerUnreachableError | None:
         """Return a problem when no realm will be up until a person changes something."""

@@ -46,6 +46,7 @@ from abst.errors import (
     RemoteProtocolError,
     SessionEndedError,
     WrongKeyError,
+    explain,
 )
 from abst.packets import (
     FIRST_APPLICATION_ID,
@@ -118,6 +119,7 @@ class PeerConnection:
         session: the session, or None when there is none.
         protocol: the application's protocol of that session, or None.
         ways: how the other device is reached.
+        refusal: what keeps a realm from passing anything on to it, though it may be there, or None.
     """
 
     log = Logger(namespace="abst.device")
@@ -126,6 +128,7 @@ class PeerConnection:
         self.device_id = device_id
         self.session: Session | None = None
         self.protocol: DeviceProtocol | None = None
+        self.refusal: str | None = None
         self._owner = owner
         self.ways = Ways(owner, self, device_id)
         self._pending = _Pending()
@@ -360,6 +363,8 @@ class PeerConnection:
 
     def refused(self, link: Link, error: Error) -> None:
         """The realm dropped something for this peer."""
+        is_spent = error.code == Code.VOLUME_SPENT
+        self.refusal = explain(error.code, error.reason) if is_spent else None
         self.ways.refused(link, error)
         self.settle()
 
@@ -498,6 +503,8 @@ class PeerConnection:
             self._pending.pings = pings
         if self.protocol is not None:
             self._call(self.protocol.pathChanged, self.path)
+        if leg is not None:
+            self.refusal = None
         self._owner.path_changed(self.device_id, leg is not None)
         self._flush_soon()
 
@@ -901,7 +908,7 @@ class PeerConnection:
 
     def _why_unreachable(self) -> str:
         if self._owner.links_up():
-            return "it is not connected to a realm that this device uses"
+            return self.refusal or "it is not connected to a realm that this device uses"
         return self._owner.why_unreachable()
 
     def _arm(self) -> None:

@@ -559,6 +559,11 @@ class Device(Service):
         session = self.session_with(device_id)
         return None if session is None else session.path
 
+    def refusal_to(self, device_id: DeviceID) -> str | None:
+        """Return why a realm passes nothing on to a peer that may be there, or None."""
+        connection = self._connections.get(device_id)
+        return None if connection is None else connection.refusal
+
     def pairing_proved(self, device_id: DeviceID, key: bytes) -> None:
         """Note with which pairing's key a peer has passed the Key check of a stream."""
         try:

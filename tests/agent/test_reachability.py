@@ -18,6 +18,8 @@ from abst.device import Device, DeviceFactory, Path
 from abst.device.connect_problem import connect_problem
 from abst.errors import AbstError, Code, PeerUnreachableError, WrongKeyError, explain
 from abst.identity import Identity
+from abst.packets import FIRST_APPLICATION_ID
+from abst.realm.limits import Limits
 from abst.testing import MemoryNetwork
 
 REALM = RealmAddress("realm.example", 4000)
@@ -149,6 +151,21 @@ class PeerAwayTests(SynchronousTestCase):
         self.network.settle()
         self.assertIn("bob is not connected to a realm that this device uses", self.problem())
         self.assertEqual("bob is away", Reachability(self.alice).why_away(self.peer))
+
+    def test_a_peer_to_whom_no_more_may_be_sent_this_month(self) -> None:
+        self.bob.trust(self.alice.device_id, "alice")
+        reach = Reachability(self.alice)
+        self.network.realm.realm.use_limits(Limits(device_bytes_per_month=10))
+        self.alice.open(self.bob.device_id).sendPacket(FIRST_APPLICATION_ID, "it waits")
+        spent = explain(Code.VOLUME_SPENT)
+        self.assertIn(spent, self.problem())
+        self.assertEqual(f"bob cannot be reached ({spent})", reach.why_away(self.peer))
+        self.network.realm.realm.use_limits(Limits())
+        self.network.advance(60)
+        self.assertIsNotNone(self.alice.path_to(self.bob.device_id))
+        self.network.kill(self.bob)
+        self.network.advance(30)
+        self.assertEqual("bob is away", reach.why_away(self.peer))
 
     def test_a_peer_that_goes_away_before_it_answers(self) -> None:
         reach = Reachability(self.alice)
