@@ -51,14 +51,12 @@ def command(place: Place, uses: int, expires: int | None, remark: str, as_json: 
         show_document(answer)
         return
     links = answer["links"]
-    if links and sys.stdout.isatty():
+    if sys.stdout.isatty():
         import segno
 
         segno.make(links[0]).terminal(out=sys.stdout, compact=True)
     for link in links:
         show(link)
-    if not links:
-        note("this realm listens on no port that has an address: see 'listen' in its configuration")
     note(f"{goodness(answer)}; on the device: abst realm add 'LINK'")
     if answer["access"] == "open":
         note("this realm is open: devices get in without a link, too")

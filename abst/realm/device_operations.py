@@ -74,6 +74,12 @@ class DeviceOperations:
                 "this realm is for listed devices and takes no invitations: "
                 "'abst-realm allow DEVICE_ID' lets one in"
             )
+        addresses = self._addresses()
+        if not addresses:
+            raise AbstError(
+                "no link would lead to this realm: none of its ports has an address; see 'listen' "
+                "in its configuration"
+            )
         uses = _number(arguments["uses"], "uses", MAX_USES)
         seconds = arguments["seconds"]
         expires = None
@@ -86,7 +92,7 @@ class DeviceOperations:
             raise AbstError(str(error)) from None
         if not await kept:
             raise AbstError(NOT_KEPT)
-        links = [replace(address, invitation=invitation.text).link for address in self._addresses()]
+        links = [replace(address, invitation=invitation.text).link for address in addresses]
         return {"links": links, "access": str(mode), **_invitation(invitation.record)}
 
     async def invitations(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -141,6 +141,11 @@ class InviteTests(OperationsTestCase):
         self.service.addresses = [ADDRESS, RealmAddress("realm.example.org", 4001)]
         self.assertEqual(2, len(self.invite()["links"]))
 
+    def test_a_realm_without_an_address_makes_none(self) -> None:
+        self.service.addresses = []
+        self.assertIn("see 'listen'", self.refused("invite", uses=1, seconds=60, note=""))
+        self.assertEqual([], self.ask("invitations")["invitations"])
+
     def test_what_is_no_number_is_refused(self) -> None:
         wrong: list[dict[str, Any]] = [
             *({"uses": uses} for uses in (-1, 1.5, "1", True, None, 10**9)),
