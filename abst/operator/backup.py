@@ -65,10 +65,10 @@ def _copy_of_stopped(place: Place) -> Iterator[Path]:
     with stopped_realm(place.state):
         if not os.path.lexists(place.state / STORE_FILE):
             raise AbstError(f"no realm is at {place.state}: name its state folder with --state")
-        with rights_of_owner(place.state):
+        with rights_of_owner(place.state.stat()):
             path = new_snapshot_file(place.state)
         try:
-            with rights_of_owner(place.state):
+            with rights_of_owner(place.state.stat()):
                 snapshot(place.state / STORE_FILE, path)
             yield path
         finally:

@@ -132,12 +132,11 @@ def stopped_realm(state: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def rights_of_owner(folder: Path) -> Iterator[None]:
-    """Let root have no more rights than a folder's owner, as long as the context lasts.
+def rights_of_owner(owner: os.stat_result) -> Iterator[None]:
+    """Let root have no more rights than the owner of something, as long as the context lasts.
 
-    Its owner may have put links there, and SQLite follows them.
+    A realm's user may have put links into its folder, and SQLite follows them.
     """
-    owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         yield
         return
@@ -168,7 +167,8 @@ def write_backup(state: Path, database: Path, target: Path, *, replaces: bool = 
     if not replaces and os.path.lexists(target):
         raise BackupError(f"{target} is there already: name another file, or use --force")
     try:
-        with rights_of_owner(state):
+        # Of a link, this is who has made it.
+        with rights_of_owner((state / IDENTITY_FILE).lstat()):
             identity = Identity.load(state / IDENTITY_FILE)
         try:
             descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)

@@ -358,7 +358,7 @@ class RootTests(BackupTestCase):
             os.chown(path, self.OWNER, self.OWNER)
 
     def test_a_copy_is_made_with_the_rights_of_the_folders_owner(self) -> None:
-        with rights_of_owner(self.state):
+        with rights_of_owner(self.state.stat()):
             copy = new_snapshot_file(self.state)
             snapshot(self.state / STORE_FILE, copy)
         self.assertEqual((self.OWNER, 0), (copy.stat().st_uid, os.geteuid()))
@@ -368,7 +368,7 @@ class RootTests(BackupTestCase):
         link = self.state / "link"
         link.symlink_to(self.secret)
         before = self.secret.read_bytes()
-        with rights_of_owner(self.state):
+        with rights_of_owner(self.state.stat()):
             self.assertRaises(BackupError, snapshot, link, new_snapshot_file(self.state))
             self.assertRaises(BackupError, snapshot, self.state / STORE_FILE, link)
         self.assertEqual(before, self.secret.read_bytes())
@@ -377,9 +377,16 @@ class RootTests(BackupTestCase):
         Identity.generate().save(self.place / "key.pem")
         (self.state / IDENTITY_FILE).unlink()
         (self.state / IDENTITY_FILE).symlink_to(self.place / "key.pem")
+        os.lchown(self.state / IDENTITY_FILE, self.OWNER, self.OWNER)
         error = self.assertRaises(IdentityError, self.back_up)
         self.assertIn("Permission denied", str(error))
         self.assertFalse(self.file.exists())
+
+    def test_a_realm_of_roots_in_somebodys_folder_is_backed_up(self) -> None:
+        for path in self.state.iterdir():
+            os.chown(path, 0, 0)
+        self.back_up()
+        self.assertEqual(str(self.identity.device_id), self.made.realm)
 
     def test_what_is_put_back_can_be_replaced_when_all_of_it_has_its_owner(self) -> None:
         chown = os.chown
