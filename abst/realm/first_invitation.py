@@ -1,7 +1,8 @@
 """The invitation that a new realm makes by itself, for its first device.
 
 As long as a realm is for invited devices and has none, each start makes one, and withdraws the one
-before. It stands in a file for the realm's own user until a device has come by it.
+before. It stands in a file for the realm's own user until a device has come, by it or otherwise: it
+may have been left in some log, where it shall be worth nothing.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ class FirstInvitation:
             The addresses with it; none when none is needed, or it cannot be kept.
         """
         access = self._access
-        before = [record.name for record in access.invitations() if record.note == NOTE]
-        for name in before:
-            access.withdraw(name, _ignore)
+        self._withdraw()
         is_needed = access.mode is Mode.INVITED and not any(
             record.is_allowed for record in access.devices()
         )
@@ -83,9 +82,14 @@ class FirstInvitation:
         return links
 
     def _came(self, record: DeviceRecord) -> None:
-        """Forget the file as soon as it is of no use any more."""
-        if all(invitation.note != NOTE for invitation in self._access.invitations()):
-            self._forget()
+        """Let no other device come by it."""
+        self._withdraw()
+        self._forget()
+
+    def _withdraw(self) -> None:
+        for record in self._access.invitations():
+            if record.note == NOTE:
+                self._access.withdraw(record.name, _ignore)
 
     def _forget(self) -> None:
         with contextlib.suppress(OSError):

@@ -312,6 +312,18 @@ class FirstInvitationTests(ServiceTestCase):
         self.assertIn("for invited devices", self.written[1])
         self.stop(third)
 
+    def test_it_is_good_for_nobody_once_a_device_has_come_by_another_one(self) -> None:
+        service = self.begin()
+        assert service.factory is not None
+        access = service.factory.realm.access
+        kept: list[bool] = []
+        other = access.invite(2, None, "", kept.append)
+        self.wait_for(lambda: bool(kept))
+        self.assertIsNone(access.admit(ALICE, other.text))
+        self.wait_for(lambda: not (self.state / INVITATION_FILE).exists())
+        self.assertEqual([other.record.name], [it.name for it in self.invitations(service)])
+        self.stop(service)
+
     def test_one_that_cannot_be_written_down_is_good_for_nobody(self) -> None:
         (self.state / INVITATION_FILE).mkdir(parents=True)
         service = self.begin()
