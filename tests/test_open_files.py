@@ -38,6 +38,6 @@ class OpenFilesTests(SynchronousTestCase):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with open(os.devnull) as file:
             number = file.fileno()
-            for limit, is_scarce in ((number + 12, False), (number + 11, True), (number, True)):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-                self.assertEqual(is_scarce, files_are_scarce(10), limit)
+        for limit, is_scarce in ((number + 11, False), (number + 10, True), (number, True)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            self.assertEqual(is_scarce, files_are_scarce(10), limit)
