@@ -28,13 +28,8 @@ from abst.identity import Identity
 from abst.poller import Poller
 from abst.realm.legs import tune_leg
 from abst.tls import device_key_of, realm_server_context
-from abst.tls_socket import (
-    LINGER_SECONDS,
-    READ_BYTES,
-    READS_PER_TURN,
-    TlsAcceptor,
-    TlsSocket,
-)
+from abst.tls_acceptor import TlsAcceptor
+from abst.tls_socket import LINGER_SECONDS, READ_BYTES, READS_PER_TURN, TlsSocket
 from tests.carriers import (
     PATIENCE_SECONDS,
     Behaviour,

@@ -43,7 +43,7 @@ from abst.realm.store.memory import MemoryStore
 from abst.realm.story import Stories, Story
 from abst.realm.values.values import Values
 from abst.tls import REALM_ALPN, device_key_of, realm_server_context
-from abst.tls_socket import TlsAcceptor
+from abst.tls_acceptor import TlsAcceptor
 
 BULK_BYTES: Final = 4096
 
