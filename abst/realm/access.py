@@ -150,7 +150,7 @@ class Access:
         """Put a device on the list, also one that was revoked; without a note it keeps its own.
 
         Raises:
-            ValueError: the note is too long.
+            ValueError: the note is too long, or no Unicode.
         """
         before = self._devices.get(device_id) or DeviceRecord(device_id, True, 0)
         note = _checked(note) or before.note
@@ -183,7 +183,7 @@ class Access:
             done: called once it is safe, or is not.
 
         Raises:
-            ValueError: there is no such number, or the note is too long.
+            ValueError: there is no such number, or the note is too long or no Unicode.
             AbstError: there are too many.
         """
         if uses < 0:
@@ -288,6 +288,11 @@ def _digest_of(text: str) -> bytes:
 def _checked(note: str) -> str:
     if len(note) > MAX_NOTE_CHARACTERS:
         raise ValueError(f"note: at most {MAX_NOTE_CHARACTERS} characters")
+    try:
+        note.encode()
+    except UnicodeEncodeError:
+        # The store could not keep it, nor anything else of the same moment.
+        raise ValueError("note: needs to be Unicode") from None
     return note
 
 

@@ -169,10 +169,10 @@ class ListTests(AccessCase):
             self.assertEqual(day, len(asked))
         self.assertEqual([], self.not_kept)
 
-    def test_a_note_that_is_too_long_is_refused(self) -> None:
-        note = "x" * (access_module.MAX_NOTE_CHARACTERS + 1)
-        self.assertRaises(ValueError, self.access.allow, ALICE, note, ignore)
-        self.assertRaises(ValueError, self.access.invite, 1, None, note, ignore)
+    def test_a_note_that_cannot_be_kept_is_refused(self) -> None:
+        for note in ("x" * (access_module.MAX_NOTE_CHARACTERS + 1), "half of \udc80 a letter"):
+            self.assertRaises(ValueError, self.access.allow, ALICE, note, ignore)
+            self.assertRaises(ValueError, self.access.invite, 1, None, note, ignore)
         self.assertEqual([], self.access.devices())
 
 
