@@ -109,12 +109,15 @@ class Outbox(Generic[Source]):
             runs.append((run, count, source))
             self.data_bytes = waiting
             return True
-        if not self._has_room(size, source, room_bytes, most_bytes):
-            return False
         if contest is None:
+            # Before it is known whether the run fits: a contest knows what each sender has waiting,
+            # and a queue would be gone through for every run that does not fit.
             contest = self._contest = _Contest()
             while runs:
                 contest.add(*runs.popleft())
+        waiting_of_source = contest.waiting_bytes(source)
+        if not self._has_room(waiting_of_source, size, source, room_bytes, most_bytes):
+            return False
         contest.add(run, count, source)
         self.data_bytes = waiting
         return True
@@ -149,12 +152,10 @@ class Outbox(Generic[Source]):
             _, count, source = self._take_run()
             yield count, source
 
-    def _has_room(self, size: int, source: Source, room_bytes: int, most_bytes: int) -> bool:
+    def _has_room(
+        self, waiting: int, size: int, source: Source, room_bytes: int, most_bytes: int
+    ) -> bool:
         """Tell whether a run fits that others than its sender wait beside, or did before."""
-        if self._contest is None:
-            waiting = sum(len(run[0]) for run in self._runs if _owner(run[2]) == _owner(source))
-        else:
-            waiting = self._contest.waiting_bytes(source)
         if source is None or waiting == self.data_bytes:
             return self.data_bytes + size <= room_bytes
         shared = min(most_bytes, room_bytes + room_bytes // NEWCOMERS_SHARE)

@@ -42,9 +42,32 @@ def take_all(outbox: Outbox[Source | None], most: int = MOST) -> list[bytes]:
     return list(iter(lambda: outbox.take(most), b""))
 
 
+class Looked:
+    """A source that counts how often somebody looks whose it is."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.looks = 0
+
+    @property
+    def device_id(self) -> bytes:
+        self.looks += 1
+        return self.name
+
+
 class OutboxTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.outbox: Outbox[Source | None] = Outbox()
+
+    def test_a_run_that_does_not_fit_costs_nothing_of_what_waits(self) -> None:
+        outbox: Outbox[Looked] = Outbox()
+        first, second = Looked(b"alice"), Looked(b"bob")
+        for _ in range(1000):
+            self.assertTrue(outbox.add_run(b"x" * 90, 1, first, ROOM, ROOM))
+        for _ in range(1000):
+            self.assertFalse(outbox.add_run(b"y" * ROOM, 1, second, ROOM, ROOM))
+        self.assertLess(first.looks, 3000)
+        self.assertEqual([b"x" * 90], sorted(set(iter(lambda: outbox.take(1), b""))))
 
     def test_it_is_empty_at_first(self) -> None:
         self.assertFalse(self.outbox)
