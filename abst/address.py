@@ -54,29 +54,29 @@ class RealmAddress:
         text = text.strip()
         if len(text) > MAX_ADDRESS_CHARACTERS:
             raise AddressError("a realm's address is much shorter than this")
-        shown = _shown(text)
+        quoted = shown(text)
         # urlsplit drops line breaks and tabs; an address with one in it was copied badly.
         if not text.isprintable() or " " in text:
-            raise AddressError(f"{shown} has a blank in it: copy the whole address again")
+            raise AddressError(f"{quoted} has a blank in it: copy the whole address again")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise AddressError(f"{shown} is no address: its host or port is wrong") from None
+            raise AddressError(f"{quoted} is no address: its host or port is wrong") from None
         if parts.scheme != "abst" or not host:
-            raise AddressError(f"{shown} is no realm's address: it begins with abst://HOST")
+            raise AddressError(f"{quoted} is no realm's address: it begins with abst://HOST")
         if parts.path not in ("", "/") or parts.fragment or parts.username is not None:
-            raise AddressError(f"{shown} has more than abst://HOST:PORT/?pin=...")
+            raise AddressError(f"{quoted} has more than abst://HOST:PORT/?pin=...")
         if port == 0:
-            raise AddressError(f"{shown} names port 0: a realm listens on 1-65535")
+            raise AddressError(f"{quoted} names port 0: a realm listens on 1-65535")
         found: dict[str, str] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name not in ("pin", "invitation"):
                 raise AddressError(
-                    f"{shown} has a part that is not known here: it may have pin and invitation"
+                    f"{quoted} has a part that is not known here: it may have pin and invitation"
                 )
             if name in found:
-                raise AddressError(f"{shown} has two {name}s: only one can be right")
+                raise AddressError(f"{quoted} has two {name}s: only one can be right")
             found[name] = value
         pin = invitation = None
         if "pin" in found:
@@ -170,7 +170,7 @@ def _parse_host(text: str) -> str:
     except ValueError:
         host = ""
     if len(host) > _MAX_HOST_CHARACTERS or not _HOST_NAME.fullmatch(host):
-        raise AddressError(f"{_shown(text)} is no host name and no IP address")
+        raise AddressError(f"{shown(text)} is no host name and no IP address")
     return host
 
 
@@ -189,8 +189,8 @@ def _parse_base64(text: str, size: int, what: str) -> bytes:
     )
 
 
-def _shown(text: str) -> str:
-    """Return as much of a text as errors may show: an invitation is a secret in wrong ones too."""
+def shown(text: str) -> str:
+    """Return, in quotes, what errors may show of a text: also a wrong invitation is a secret."""
     return repr(_MAY_BE_SECRET.split(text, maxsplit=1)[0])
 
 

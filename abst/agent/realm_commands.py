@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from abst.address import RealmAddress
+from abst.address import RealmAddress, shown
 from abst.agent.groups.commands import GroupCommands
 from abst.control import Command, Emit
 from abst.device import Device
@@ -83,7 +83,7 @@ class RealmCommands:
         ]
         if len(found) != 1:
             raise AbstError(
-                f"{_shown(text)!r} means {len(found) or 'no'} realms: 'abst realm list' shows the "
+                f"{shown(text)} means {len(found) or 'no'} realms: 'abst realm list' shows the "
                 "addresses"
             )
         self._groups.check_unused(found[0])
@@ -114,8 +114,3 @@ class RealmCommands:
             "refused": refusal is not None,
             "code": refusal.code if isinstance(refusal, RealmRefusedError) else None,
         }
-
-
-def _shown(text: str) -> str:
-    """Return as much of what was typed as may be shown: a link has a secret in it."""
-    return text.partition("?")[0]

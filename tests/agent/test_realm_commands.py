@@ -130,6 +130,9 @@ class RealmCommandsTests(ServiceTestCase):
         answer = await self.ask(self.one, command="realm_remove", realm=other)
         self.assertIn("means no realms", answer["error"])
         self.assertNotIn(WRONG, answer["error"])
+        broken = other.partition("?")[0] + f"&invitation={WRONG}"
+        answer = await self.ask(self.one, command="realm_remove", realm=broken)
+        self.assertNotIn(WRONG, answer["error"])
         answer = await self.ask(self.one, command="realm_remove", realm=link)
         self.assertEqual({"realm": str(self.address)}, answer["result"])
         self.assertEqual([], self.kept())
