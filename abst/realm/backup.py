@@ -75,7 +75,12 @@ def snapshot(database: Path, target: Path) -> None:
                     f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
                 )
             ) as source,
-            contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
+            contextlib.closing(
+                # "rw": a copy that nobody waits for any more is not made anew under its name.
+                sqlite3.connect(
+                    f"{target.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
+                )
+            ) as copy,
         ):
             # In one step: one that is taken in several begins anew with every commit meanwhile.
             source.backup(copy)

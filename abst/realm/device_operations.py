@@ -136,7 +136,7 @@ class DeviceOperations:
     async def revoke(self, arguments: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Shut a device out, and end what it has here."""
         device = self._find(str(arguments["device"]))
-        was_here = device in sent_by_device(self._realm)
+        was_here = self._realm.switchboard.route(device) is not None
         kept: Deferred[bool] = Deferred()
         self._access.revoke(device, kept.callback)
         self._factory.settle()

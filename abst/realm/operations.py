@@ -20,7 +20,7 @@ from abst.device_id import DeviceID
 from abst.realm.backup import new_snapshot_file, snapshot
 from abst.realm.capacity import Capacity
 from abst.realm.circuits import State as CircuitState
-from abst.realm.device_operations import PAGE, DeviceOperations, day, page_of, sent_by_device
+from abst.realm.device_operations import PAGE, DeviceOperations, day, page_of
 from abst.realm.protocol import RealmFactory
 from abst.realm.state_folder import STORE_FILE
 from abst.realm.store.census import count as count_values
@@ -126,7 +126,7 @@ class Operations:
             "uptime_seconds": round(factory.now() - self._service.started_at, 1),
             "addresses": [str(address) for address in self._service.addresses],
             "access": str(self._access.mode),
-            "devices_here": len(sent_by_device(realm)),
+            "devices_here": realm.here,
             "devices_allowed": allowed,
             "devices_revoked": revoked,
             "invitations": len(self._access.invitations()),
