@@ -72,9 +72,10 @@ test-debian-13: .venv/debian-13/.test .venv/debian-13/.package ## the tests, on 
 	ABST_CONSTRAINTS=$(CURDIR)/constraints/$(SET).txt $(TRIAL) $(PARALLEL) $(TRIAL_FLAGS) $(TESTS)
 
 test-tools: SET = latest
-test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: whole runs of demo and benchmarks
+test-tools: $(LATEST)/.test $(LATEST)/.package ## what make test leaves out: whole runs of demo and benchmarks, long ones of fairness
 	@echo "== tools, constraints/$(SET).txt"
-	ABST_TOOL_TESTS=1 $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_demo tests.test_benchmarks
+	ABST_TOOL_TESTS=1 $(TRIAL) $(TRIAL_FLAGS) tests.integration.test_demo \
+	    tests.integration.test_fairness tests.test_benchmarks
 
 soak: SET = latest
 soak: $(LATEST)/.test $(LATEST)/.package ## faults and load for as long as asked [SECONDS=600 ROUNDS=200 SEED=n IDLE=5000 TALKING=500 STORM=2000 ATTACK_SECONDS=10]

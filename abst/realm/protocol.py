@@ -238,7 +238,7 @@ class RealmFactory(Factory):
     Attributes:
         context: what new connections are made of; those that are open keep theirs.
         stories: what the log says of each connection.
-        newcomers: connections without TLS whose first packet has not come whole.
+        newcomers: connections that have not shown yet what they are: a proxy's, or without TLS.
         legs: the transports of all connections that are no conversations.
         trusted_proxies: those addresses, in their shortest form.
         descriptors: what reads sockets.
