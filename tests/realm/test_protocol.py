@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from typing import Any, ClassVar
 
 from twisted.internet.defer import ensureDeferred
@@ -129,6 +130,27 @@ class RealmBehaviour(Behaviour):
     def until_there_are(self, number: int) -> None:
         """Wait until there are that many connections."""
         until(lambda: len(self.realm.conversations) == number, f"{number} connections")
+
+    @in_thread
+    def test_who_sends_too_fast_is_read_from_later(self) -> None:
+        alice, bob = self.join(ALICE), self.join(BOB)
+        packet = Send(alice.device_id, bob.device_id, bytes(1000))
+        for limits in (
+            Limits(device_bytes_per_second=100_000),
+            Limits(device_packets_per_second=100),
+            Limits(bytes_per_second=100_000),
+        ):
+            in_reactor(self.realm.use_limits, limits)
+            begun = time.monotonic()
+            # A second's worth goes at once; the rest of these makes what follows wait.
+            for _ in range(160):
+                alice.send(packet)
+            for _ in range(160):
+                self.assertEqual(packet, bob.receive())
+            alice.send(packet)
+            self.assertEqual(packet, bob.receive())
+            self.assertGreater(time.monotonic() - begun, 0.3, limits)
+            self.assertLess(time.monotonic() - begun, 5.0, limits)
 
     @in_thread
     def test_packets_arrive_as_they_were_sent(self) -> None:
