@@ -254,6 +254,9 @@ class Crowd:
         """Return what happened since they were asked for last, and forget it."""
         seconds, self.seconds = sorted(self.seconds), []
         returns, self.returns = self.returns, []
+        now = self.now()
+        # Who has not come back takes as long as it has been away.
+        away = [now - device.lost_at for device in self.devices if device.lost_at is not None]
         found = {
             "here": sum(device.stage is Stage.HERE for device in self.devices),
             "sent": self.sent,
@@ -268,7 +271,7 @@ class Crowd:
             "losses": dict(self.losses),
             "failures": dict(self.failures),
             "returns": len(returns),
-            "slowest_return_seconds": round(max(returns, default=0.0), 2),
+            "slowest_return_seconds": round(max(returns + away, default=0.0), 2),
             "cpu_seconds": round(time.process_time(), 2),
         }
         for counter in (self.errors, self.losses, self.failures):

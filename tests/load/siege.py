@@ -87,7 +87,8 @@ class Phase:
         p50_ms, p99_ms, slowest_ms: how long packets between invited devices took.
         losses: how many invited devices lost their connections.
         intrusions: how many packets came to them from strangers.
-        slowest_return_seconds: how long an invited device took at most to come back.
+        returns: how many invited devices have come back that had cut their own connections.
+        slowest_return_seconds: how long one took at most, or has been away.
         cpu_share: of one processor, the realm's.
         most_bytes: the realm's memory at most.
         log_lines: how many the realm has written.
@@ -101,6 +102,7 @@ class Phase:
     slowest_ms: float
     losses: int
     intrusions: int
+    returns: int
     slowest_return_seconds: float
     cpu_share: float
     most_bytes: int
@@ -223,6 +225,7 @@ class Siege:
             found["slowest_ms"],
             sum(found["losses"].values()),
             found["intrusions"],
+            found["returns"],
             found["slowest_return_seconds"],
             computed / passed,
             most_bytes,
